@@ -1,0 +1,169 @@
+"""The configuration: read once from the environment; nothing else in the project reads it.
+
+:meth:`Config.from_environ` checks every value and every relation between them, so that
+a wrong one stops the program at its start with the name of the variable.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from crawlfarm.errors import ConfigError
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_SERVERS = (
+    "CRAWLFARM_BROKER_URL",
+    "CRAWLFARM_FRONTIER_URL",
+    "CRAWLFARM_CACHE_URL",
+    "CRAWLFARM_DATABASE_READ_URL",
+    "CRAWLFARM_LOCKD",
+    "CRAWLFARM_LOCKD_LISTEN",
+    "CRAWLFARM_METRICS_LISTEN",
+    "CRAWLFARM_TOKENS_FILE",
+)
+"""Names the design gives to what this version does not have yet: refused, not ignored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """How long things may take, in seconds. Each is ``CRAWLFARM_<NAME>``.
+
+    :ivar heartbeat_s: how often a master tells the lock daemon it lives.
+    :ivar job_lease_s: after this long without a heartbeat a job is overdue.
+    :ivar stuck_s: after this long with heartbeats but no progress it is overdue too.
+    :ivar page_lease_s: after this long without an extension a page is handed out again.
+    :ivar republish_s: a job nobody leased is published again after this long.
+    :ivar leave_grace_s: a job whose last client left, unless detached, is cancelled
+        after this long.
+    :ivar idle_s: a client without a job is closed after this long.
+    :ivar result_ttl_s: how long results are kept.
+    :ivar cache_ttl_s: how long an answer is given without asking the site again.
+    """
+
+    heartbeat_s: float = 5.0
+    job_lease_s: float = 30.0
+    stuck_s: float = 300.0
+    page_lease_s: float = 20.0
+    republish_s: float = 30.0
+    leave_grace_s: float = 60.0
+    idle_s: float = 300.0
+    result_ttl_s: float = 7 * 86400.0
+    cache_ttl_s: float = 3600.0
+
+    def check(self) -> None:
+        """:raises ConfigError: two of them cannot go together."""
+        for f in fields(self):
+            if getattr(self, f.name) <= 0:
+                raise ConfigError(f"{_variable(f.name)} must be more than 0 seconds")
+        if self.job_lease_s < 3 * self.heartbeat_s:
+            raise ConfigError(
+                f"CRAWLFARM_JOB_LEASE_S ({self.job_lease_s:g}) must be at least three times "
+                f"CRAWLFARM_HEARTBEAT_S ({self.heartbeat_s:g}), or healthy masters lose their jobs"
+            )
+        if self.stuck_s < self.job_lease_s:
+            raise ConfigError(
+                f"CRAWLFARM_STUCK_S ({self.stuck_s:g}) must not be less than "
+                f"CRAWLFARM_JOB_LEASE_S ({self.job_lease_s:g})"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything an operator can set.
+
+    :ivar gateway_listen: Twisted endpoint string of the gateway.
+    :ivar database_url: ``sqlite:///PATH``; empty is a file in ``run_dir``.
+    :ivar run_dir: what the embedded stand-ins keep.
+    :ivar allow_networks: networks the address guard lets through though not public.
+    :ivar max_attempts: a job that lost this many masters is failed.
+    :ivar page_attempts: a page that lost this many workers is ``failed:worker_lost``.
+    :ivar host_concurrency: requests in flight to one host, over all jobs and workers.
+    :ivar slots: jobs one master runs at a time.
+    """
+
+    gateway_listen: str = "tcp:8080:interface=127.0.0.1"
+    database_url: str = ""
+    run_dir: Path = Path(".run")
+    allow_networks: tuple[Network, ...] = ()
+    max_attempts: int = 3
+    page_attempts: int = 3
+    host_concurrency: int = 8
+    slots: int = 4
+    timings: Timings = field(default_factory=Timings)
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> Config:
+        """:raises ConfigError: naming the variable and what is allowed."""
+        for name in _SERVERS:
+            if environ.get(name):
+                raise ConfigError(f"{name} is set, but this version has only the embedded stand-ins: unset it")
+        timings = Timings(**{f.name: _seconds(environ, f.name, f.default) for f in fields(Timings)})
+        timings.check()
+        defaults = cls()
+        return cls(
+            gateway_listen=environ.get("CRAWLFARM_GATEWAY_LISTEN") or defaults.gateway_listen,
+            database_url=_database_url(environ.get("CRAWLFARM_DATABASE_URL", "")),
+            run_dir=Path(environ.get("CRAWLFARM_RUN_DIR") or defaults.run_dir),
+            allow_networks=parse_networks(environ.get("CRAWLFARM_ALLOW_NETWORKS", ""), "CRAWLFARM_ALLOW_NETWORKS"),
+            max_attempts=_count(environ, "max_attempts", defaults.max_attempts),
+            page_attempts=_count(environ, "page_attempts", defaults.page_attempts),
+            host_concurrency=_count(environ, "host_concurrency", defaults.host_concurrency),
+            slots=_count(environ, "slots", defaults.slots),
+            timings=timings,
+        )
+
+    @property
+    def database_path(self) -> Path:
+        """The SQLite file."""
+        if self.database_url:
+            return Path(self.database_url.removeprefix("sqlite:///"))
+        return self.run_dir / "crawlfarm.sqlite"
+
+
+def parse_networks(text: str, where: str) -> tuple[Network, ...]:
+    """Comma-separated CIDRs.
+
+    :raises ConfigError: naming ``where`` and the one that is wrong.
+    """
+    networks: list[Network] = []
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        try:
+            networks.append(ipaddress.ip_network(part))
+        except ValueError as e:
+            raise ConfigError(f"{where}: {part!r} is not a network such as 127.0.0.0/8 or fd00::/8 ({e})") from e
+    return tuple(networks)
+
+
+def _variable(name: str) -> str:
+    return f"CRAWLFARM_{name.upper()}"
+
+
+def _database_url(url: str) -> str:
+    if url and not (url.startswith("sqlite:///") and len(url) > len("sqlite:///")):
+        scheme = url.partition(":")[0]
+        raise ConfigError(f"CRAWLFARM_DATABASE_URL has the scheme {scheme!r}; this version knows sqlite:///PATH")
+    return url
+
+
+def _seconds(environ: Mapping[str, str], name: str, default: object) -> float:
+    text = environ.get(_variable(name), "")
+    try:
+        value = float(text) if text else float(str(default))
+    except ValueError:
+        value = float("nan")
+    if not 0 < value < 10**9:
+        raise ConfigError(f"{_variable(name)} must be a number of seconds above 0, not {text!r}")
+    return value
+
+
+def _count(environ: Mapping[str, str], name: str, default: int) -> int:
+    text = environ.get(_variable(name), "")
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 100_000):
+        raise ConfigError(f"{_variable(name)} must be a whole number from 1 to 100000, not {text!r}")
+    return int(text)
