@@ -7,6 +7,7 @@ a wrong one stops the program at its start with the name of the variable.
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -94,6 +95,11 @@ class Config:
     host_concurrency: int = 8
     slots: int = 4
     timings: Timings = field(default_factory=Timings)
+
+    @classmethod
+    def load(cls) -> Config:
+        """The configuration of this process, from its environment."""
+        return cls.from_environ(os.environ)
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Config:

@@ -66,7 +66,10 @@ class FrontierModel:
     :param page_lease_s: how long a page stays with a worker that says nothing.
     :param page_attempts: after this many lost workers a page is ``failed:worker_lost``.
     :param host_concurrency: requests in flight to one host, over all jobs and workers.
-    :param cascade: about how many links one call follows to carry lowered depths on.
+    :param cascade: about how many links of a job one call follows to carry lowered depths on.
+
+    :ivar changes: goes up when pages were queued or ended, or a job opened or ended: all
+        that somebody may wait for.
     """
 
     def __init__(
@@ -83,9 +86,10 @@ class FrontierModel:
         self._cascade = cascade
         self._jobs: dict[str, Job] = {}
         self._hosts: dict[str, Host] = {}
-        self._turns: list[str] = []
+        self._turns: dict[str, None] = {}
         self._leases = 0
         self._expiries: list[tuple[float, int, str, str]] = []
+        self.changes = 0
 
     # --- the master's calls -------------------------------------------------------
 
@@ -93,9 +97,10 @@ class FrontierModel:
         state = self._jobs.get(job)
         if state is None:
             state = self._jobs[job] = Job(job, spec, token)
-            self._turns.append(job)
+            self._turns[job] = None
         else:
             self._fence(state, token)
+        self.changes += 1
         seeding = None
         if state.running and state.seeding:
             self._leases += 1
@@ -115,6 +120,7 @@ class FrontierModel:
         for host in leased:
             self._host_freed(host)
         self._retire(state)
+        self.changes += 1
         return True
 
     def forget(self, now: float, job: str, token: int) -> None:
@@ -135,24 +141,21 @@ class FrontierModel:
         jobs: Collection[str] | None = None,
         spiders: Collection[str] | None = None,
     ) -> Exchanged:
-        # A finish first: one that is late but not yet reaped still counts.
+        # A finish first: one that is late but not yet reaped still counts. Then reap,
+        # which ends the job whose last page this was.
         verdicts = [self._finish(now, finish) for finish in finished]
+        self.changes += verdicts.count(DONE)
         self.reap(now)
-        served = [
-            state
-            for job in (self._turns if jobs is None else jobs)
-            if (state := self._jobs.get(job)) is not None
-            and state.running
-            and (spiders is None or state.spec.spider in spiders)
-        ]
+        running = [self._jobs[job] for job in self._turns if jobs is None or job in jobs]
+        served = [state for state in running if spiders is None or state.spec.spider in spiders]
         leases: list[PageLease] = []
         while served and len(leases) < want:
             # One page a job in turn: a large job does not hold up a small one.
             served = [s for s in served if len(leases) < want and self._lease_next(now, s, leases)]
-        if leases and jobs is None:
-            self._turns.append(self._turns.pop(0))
-        named = self._turns if jobs is None else jobs
-        return Exchanged(verdicts, leases, frozenset(j for j in named if self._is_running(j)))
+        for lease in leases:
+            # The job that waited longest is first in the next exchange.
+            self._turns[lease.ref.job] = self._turns.pop(lease.ref.job)
+        return Exchanged(verdicts, leases, frozenset(state.id for state in running))
 
     def extend(self, now: float, worker: str, leases: Sequence[LeaseRef]) -> list[bool]:
         kept = []
@@ -168,13 +171,16 @@ class FrontierModel:
         for ref in leases:
             page = self._leased(ref)
             if page is not None:
-                self._jobs[ref.job].give_back(page)
+                state = self._jobs[ref.job]
+                state.give_back(page)
                 self._host_freed(page.host)
+                self._settled(state)
                 taken += 1
+        self.changes += taken
         return taken
 
     def reap(self, now: float) -> int:
-        """Queue expired leases again, and carry on cascades that one call left over."""
+        """Queue expired leases again, carry on cascades, and end the jobs that are through."""
         lost = 0
         while self._expiries and self._expiries[0][0] <= now:
             _, lease, job, url = heapq.heappop(self._expiries)
@@ -192,8 +198,8 @@ class FrontierModel:
             else:
                 state.give_back(page)
             self._host_freed(page.host)
-            self._settled(state)
-        for job in self._turns[:]:
+        self.changes += lost
+        for job in list(self._turns):
             self._settled(self._jobs[job])
         return lost
 
@@ -274,7 +280,6 @@ class FrontierModel:
             self._host(page.host).own = True
         state.finish(page, finish)
         self._host_freed(page.host)
-        self._settled(state)
         return DONE
 
     def _finish_seeding(self, finish: Finish) -> str:
@@ -282,18 +287,19 @@ class FrontierModel:
         if state is None or not state.running or not state.seeding or state.seeding_lease != finish.ref.lease:
             return STALE
         state.seed(finish.children or ())
-        self._settled(state)
         return DONE
 
     def _settled(self, state: Job) -> None:
+        """Each call that may end pages comes through here: it may have been the last."""
         if state.running:
+            self.changes += state.cascading > 0
             state.cascade(self._cascade)
             state.finish_if_done()
             if not state.running:
                 self._retire(state)
 
     def _retire(self, state: Job) -> None:
-        self._turns.remove(state.id)
+        del self._turns[state.id]
 
     def _lease_next(self, now: float, state: Job, leases: list[PageLease]) -> bool:
         """Lease one page of the job; false if it has none that may go out now."""

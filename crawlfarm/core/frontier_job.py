@@ -156,7 +156,10 @@ class Job:
         self.fetching += not page.refetch
 
     def give_back(self, page: Page) -> None:
-        """A leased page waits again."""
+        """A leased page waits again, or has waited long enough where nothing more is fetched."""
+        if self.cutting:
+            self.give_up(page, f"skipped:{self.cutting}")
+            return
         self._unlease(page)
         page.state = QUEUED
         self.queued += 1
@@ -164,8 +167,7 @@ class Job:
 
     def wants_links(self, page: Page, finish: Finish) -> bool:
         """Whether a finish without links came for a page that has left the last level."""
-        fetched = page.refetch or finish.disposition == "fetched"
-        return finish.children is None and fetched and page.depth < self.last_level
+        return finish.children is None and finish.disposition == "fetched" and page.depth < self.last_level
 
     def finish(self, page: Page, finish: Finish) -> None:
         """A leased page is done: its disposition, then its links."""
@@ -189,8 +191,11 @@ class Job:
         if depth < self.last_level:
             for child in children:
                 self._meet(child, depth + 1, page.url)
-        if page.disposition == "fetched" or finish.disposition == "fetched":
+        if finish.disposition == "fetched":
             page.links = None if finish.children is None else tuple(children)
+        elif page.refetch:
+            # Its disposition stands, but the pages it links to may be missing.
+            self.flawed = True
         self.settle(page, record)
 
     def settle(self, page: Page, record: PageRecord) -> None:
@@ -226,6 +231,7 @@ class Job:
     def end(self, reason: str) -> None:
         """End the job now, whatever is out."""
         self.cutting = reason
+        self.flawed = True
         for page in [p for p in self.pages.values() if p.state != ENDED]:
             self.give_up(page, f"skipped:{reason}")
         for url in self._cascading:
@@ -234,7 +240,6 @@ class Job:
         self._cascading.clear()
         if self.seeding:
             self.seeding = False
-            self.flawed = True
             self._count(SEEDING_DEPTH, -1)
         self.state = "cancelled" if reason == "cancelled" else "done"
         self._free()
@@ -284,8 +289,9 @@ class Job:
 
     def _lower(self, page: Page, depth: int, parent: str) -> None:
         was, page.depth, page.parent = page.depth, depth, parent
-        if page.state == ENDED:
+        if page.disposition:
             self.log.append(Moved(len(self.log) + 1, page.url, depth, parent))
+        if page.state == ENDED:
             kept = self._kept_at.get(was)
             if kept is not None and page.url in kept:
                 kept.discard(page.url)
@@ -346,11 +352,11 @@ class Job:
         self.log.append(Ended(len(self.log) + 1, record))
 
     def _note_linker(self, page: Page, parent: str) -> None:
-        if not parent or (page.state == ENDED and not page.broken):
+        if not parent or (page.disposition and not page.broken):
             return
         if len(page.linkers) < MAX_LINKERS and parent not in page.linkers:
             page.linkers.append(parent)
-            if page.state == ENDED:
+            if page.disposition:
                 self.log.append(Linked(len(self.log) + 1, page.url, parent))
 
     def _record(self, page: Page, disposition: str) -> PageRecord:

@@ -90,10 +90,9 @@ def cut(result: StoredResult, depth: int) -> StoredResult:
     if depth >= result.depth:
         return result
     kept = [record for record in fold(result.log).values() if record.depth < depth]
+    # The shallower crawl did not read the pages on its last level for links.
+    read = {record.url for record in kept if record.depth < depth - 1}
     for record in kept:
-        if record.depth == depth - 1 and record.linked_from:
-            # Pages on the last level were not read for links in the shallower crawl.
-            inside = {r.url for r in kept if r.depth < depth - 1}
-            record.linked_from = [url for url in record.linked_from if url in inside]
+        record.linked_from = [url for url in record.linked_from if url in read]
     log: list[Entry] = [Ended(seq, record) for seq, record in enumerate(kept, 1)]
     return msgspec.structs.replace(result, depth=depth, log=log, receipt=receipt(kept, cut=not result.receipt.complete))

@@ -7,6 +7,8 @@ everything a client reads about pages is a piece of this log.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 
@@ -40,6 +42,10 @@ class PageRecord(msgspec.Struct, omit_defaults=True):
     @property
     def broken(self) -> bool:
         return self.disposition.startswith("failed:") or self.status >= 400
+
+    def row(self) -> dict[str, Any]:
+        """Every field, also those at their default: a line of an export."""
+        return msgspec.structs.asdict(self)
 
 
 class Ended(msgspec.Struct, frozen=True, tag="page", omit_defaults=True):

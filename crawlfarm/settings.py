@@ -1,0 +1,59 @@
+"""The Scrapy settings of the bundled project.
+
+What is off is off for a reason: telnet, remote control and the handlers for other schemes
+would open doors; cookies, meta refresh, offsite and depth middlewares decide what the
+frontier decides; proxies from request meta go round the address guard.
+"""
+
+from crawlfarm import __version__
+from crawlfarm.config import Config
+
+_config = Config.load()
+
+BOT_NAME = "crawlfarm"
+SPIDER_MODULES = ["crawlfarm.spiders"]
+USER_AGENT = f"crawlfarm/{__version__}"
+
+SCHEDULER = "crawlfarm.frontier.scheduler.FrontierScheduler"
+CRAWLFARM_ALLOW_NETWORKS = ",".join(map(str, _config.allow_networks))
+CRAWLFARM_PAGE_LEASE_S = _config.timings.page_lease_s
+CRAWLFARM_PAGE_ATTEMPTS = _config.page_attempts
+CRAWLFARM_HOST_CONCURRENCY = _config.host_concurrency
+
+TWISTED_REACTOR = "twisted.internet.asyncioreactor.AsyncioSelectorReactor"
+# How many requests one host gets at a time is the frontier's business, for all processes
+# together; Scrapy only bounds what this process does.
+CONCURRENT_REQUESTS = 64
+CONCURRENT_REQUESTS_PER_DOMAIN = 64
+CONCURRENT_ITEMS = 1
+DOWNLOAD_DELAY = 0
+DOWNLOAD_TIMEOUT = 30
+DOWNLOAD_MAXSIZE = 16 * 1024 * 1024
+DOWNLOAD_WARNSIZE = 0
+RETRY_TIMES = 2
+REDIRECT_MAX_TIMES = 20
+
+DOWNLOAD_HANDLERS = {
+    "http": "crawlfarm.middlewares.guard.GuardedHTTPHandler",
+    "https": "crawlfarm.middlewares.guard.GuardedHTTPHandler",
+    "data": None,
+    "file": None,
+    "ftp": None,
+    "s3": None,
+}
+DOWNLOADER_MIDDLEWARES = {
+    "crawlfarm.middlewares.scope.ScopeMiddleware": 90,
+    "scrapy.downloadermiddlewares.offsite.OffsiteMiddleware": None,
+}
+SPIDER_MIDDLEWARES = {
+    "scrapy.spidermiddlewares.depth.DepthMiddleware": None,
+    "scrapy.spidermiddlewares.urllength.UrlLengthMiddleware": None,
+}
+COOKIES_ENABLED = False
+HTTPERROR_ALLOW_ALL = True
+HTTPPROXY_ENABLED = False
+METAREFRESH_ENABLED = False
+ROBOTSTXT_OBEY = False
+REMOTE_CONTROL_ENABLED = False
+TELNETCONSOLE_ENABLED = False
+LOG_LEVEL = "INFO"

@@ -1,0 +1,1 @@
+"""Workers: each is one long crawl that takes pages of every running job."""
