@@ -302,8 +302,8 @@ class _Maker:
                 self._odd_link(page, everything)
             rng.shuffle(page.links)
         seed, start = self._seed(first, redirects)
-        depth = rng.randint(2, 8)
-        graph = Graph(self.number, seed, start, depth, rng.choice(("any", "host")), self.name, self.nodes)
+        depth = rng.randint(3, 9)
+        graph = Graph(self.number, seed, start, depth, rng.choice(("any", "any", "host")), self.name, self.nodes)
         self._delays(graph)
         return graph
 

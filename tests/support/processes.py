@@ -59,6 +59,7 @@ class Child:
         self.lines: list[str] = []
         self._changed = threading.Condition()
         self._closed = False
+        self._last_stderr = ""
         merged = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT), **(environ or {})}
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
@@ -81,7 +82,9 @@ class Child:
 
     @property
     def stderr(self) -> str:
-        """What it has written there so far."""
+        """What it has written there so far, or had when it ended."""
+        if self._stderr.closed:
+            return self._last_stderr
         return os.pread(self._stderr.fileno(), 1 << 24, 0).decode(errors="replace")
 
     @property
@@ -175,6 +178,8 @@ class Child:
         atexit.unregister(self.kill)
         if self.process.stdout and not self._reader.is_alive():
             self.process.stdout.close()
+        self._last_stderr = self.stderr
+        self._stderr.close()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -193,7 +198,6 @@ class Child:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.kill()
-        self._stderr.close()
 
 
 def start(argv: Sequence[str], *, test: HasCleanup | None = None, **options: Any) -> Child:
