@@ -54,6 +54,7 @@ class Master:
         self._running: list[Deferred[Any]] = []
         self._asking = 0
         self._failures = 0
+        self._pausing: Any = None
         self._backoff = Backoff()
         self._cancel_consumer: Callable[[], None] | None = None
         self._unwatch: Callable[[], None] = lambda: None
@@ -73,6 +74,9 @@ class Master:
         self._unwatch()
         if self._reaping.running:
             self._reaping.stop()
+        if self._pausing is not None:
+            self._pausing.cancel()
+            self._pausing = None
         for tenure in list(self._tenures.values()):
             tenure.give_back()
         await DeferredList(list(self._running), consumeErrors=True)
@@ -85,7 +89,7 @@ class Master:
 
     def _adjust(self) -> None:
         """Consume while there is a free slot, and only then."""
-        wants = self._free > 0 and not self._stopping and not self._failures
+        wants = self._free > 0 and not self._stopping and self._pausing is None
         if wants and self._cancel_consumer is None:
             self._cancel_consumer = self._queue.consume(self._delivered)
         elif not wants and self._cancel_consumer is not None:
@@ -93,7 +97,7 @@ class Master:
             cancel()
 
     def _delivered(self, delivery: Delivery) -> None:
-        if self._free <= 0 or self._stopping or self._failures:
+        if self._free <= 0 or self._stopping or self._pausing is not None:
             delivery.requeue()
             return
         self._asking += 1
@@ -113,6 +117,7 @@ class Master:
             self._pause(job, e)
             return
         self._asking -= 1
+        self._failures = 0
         if not isinstance(answer, Granted):
             delivery.ack()  # leased, ended or unknown: nothing to do for this message
         elif answer.job == job:
@@ -125,13 +130,15 @@ class Master:
 
     def _pause(self, job: str, error: CrawlfarmError) -> None:
         """Nobody grants leases now: take nothing until the next try."""
-        self._failures += 1
         log.warn("job {job} cannot be leased now: {error}", job=job, error=error)
+        if self._pausing is None and not self._stopping:
+            delay_s = 0.05 + self._backoff.delay_s(self._failures)
+            self._failures += 1
+            self._pausing = self._reactor.callLater(delay_s, self._resume)
         self._adjust()
-        self._reactor.callLater(0.05 + self._backoff.delay_s(self._failures), self._resume)
 
     def _resume(self) -> None:
-        self._failures = 0
+        self._pausing = None
         self._adjust()
 
     def _take(self, granted: Granted, asked: float) -> None:

@@ -78,7 +78,11 @@ class Tenure:
         self._backoff = Backoff()
 
     async def run(self) -> str:
-        """Crawl the job to its outcome; how it ended: ``completed``, ``fenced``, ``released``."""
+        """Crawl the job to its outcome.
+
+        How it ended: ``completed``, ``fenced``, ``released``, or ``abandoned``: the crawl
+        closed without an end, and the lease is left to run out, at the cost of an attempt.
+        """
         granted = self._granted
         closed = self._crawl.start()
         closed.addCallbacks(lambda _: self._end("over"), self._crawl_failed)
@@ -163,7 +167,7 @@ class Tenure:
         granted = self._granted
         status = await self._frontier.status(granted.job)
         if status is None or status.state == "running":
-            return "fenced"  # taken over, or the crawl was closed under us
+            return "abandoned"
         try:
             await self._keep(status)
             fenced = await self._complete(status.state, status)

@@ -106,7 +106,7 @@ class LevelSpider(Spider):
 
     def disposition_of(self, failure: Failure, request: Request) -> str:
         """How a page without a response ended, from what its download raised."""
-        error = failure.value
+        error: BaseException | None = failure.value
         for kind, disposition in _REASONS:
             if isinstance(error, kind):
                 return disposition
@@ -115,7 +115,7 @@ class LevelSpider(Spider):
                 return "failed:redirects"
             return "failed:too_large" if "DOWNLOAD_MAXSIZE" in str(error) else "failed:ignored"
         if isinstance(error, DownloadFailedError) or "SSL" in type(error).__module__:
-            return "failed:tls" if "SSL" in repr(error.__cause__ or error) else "failed:connection"
+            return "failed:tls" if "SSL" in repr(getattr(error, "__cause__", None) or error) else "failed:connection"
         return "failed:error"
 
 

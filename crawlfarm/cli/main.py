@@ -1,0 +1,52 @@
+"""The ``crawlfarm`` command: the group, and how errors reach people.
+
+Exit codes: 0 with a result, 1 when the job failed, 2 on wrong usage, 130 when interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import click
+
+from crawlfarm import __version__
+from crawlfarm.cli.jobs import cancel, resume, status, submit
+from crawlfarm.cli.logs import begin_logging, printable
+from crawlfarm.cli.run import run
+from crawlfarm.cli.up import up
+from crawlfarm.errors import BadInput, ConfigError, CrawlfarmError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="crawlfarm %(version)s")
+@click.option("-v", "--verbose", count=True, help="Log more: -v what happens to jobs, -vv everything.")
+def crawlfarm(verbose: int) -> None:
+    """Crawl a site level by level, on one machine or many.
+
+    \b
+    crawlfarm run https://example.com/ --depth 3
+    """
+    begin_logging({0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG))
+
+
+for command in (run, up, submit, resume, status, cancel):
+    crawlfarm.add_command(command)
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        code = crawlfarm.main(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as e:
+        e.show()
+        code = 2
+    except click.ClickException as e:
+        e.show()
+        code = e.exit_code
+    except click.Abort:
+        code = 130
+    except CrawlfarmError as e:
+        click.echo(f"crawlfarm: error: {printable(e.message)}", err=True)
+        code = 2 if isinstance(e, BadInput | ConfigError) else 1
+    sys.exit(code if isinstance(code, int) else 0)

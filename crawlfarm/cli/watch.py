@@ -1,0 +1,117 @@
+"""Following a job: live progress for people, and the records it streams."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from crawlfarm.cli.logs import printable
+from crawlfarm.core.levels import fold
+from crawlfarm.wire.client import JobProgress, PageLinked, PageMoved, Pages, Reply, Rewound
+from crawlfarm.wire.pages import Ended, Entry, Linked, Moved, PageRecord
+
+_RATE_WINDOW_S = 5.0
+_LINE_EVERY_S = 1.0
+
+
+class Records:
+    """The log of a job as its stream tells it."""
+
+    def __init__(self) -> None:
+        self._log: list[Entry] = []
+
+    def take(self, reply: Reply) -> None:
+        log = self._log
+        if isinstance(reply, Pages):
+            log.extend(Ended(0, page) for page in reply.pages)
+        elif isinstance(reply, PageMoved):
+            log.append(Moved(0, reply.url, reply.depth, reply.parent))
+        elif isinstance(reply, PageLinked):
+            log.append(Linked(0, reply.url, reply.parent))
+        elif isinstance(reply, Rewound):
+            log.clear()
+
+    def final(self) -> list[PageRecord]:
+        return list(fold(self._log).values())
+
+
+class ProgressView:
+    """Progress of one job on stderr: live on a terminal, else a plain line a second.
+
+    A context manager; :meth:`show` takes each ``progress`` message.
+    """
+
+    def __init__(self, console: Console, title: str, now: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._title = printable(title)
+        self._now = now
+        self._began = now()
+        self._seen: deque[tuple[float, int]] = deque([(self._began, 0)])
+        self._last_line = self._began - _LINE_EVERY_S
+        self._latest = JobProgress(job="", state="queued")
+        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=8, transient=True)
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    @property
+    def latest(self) -> JobProgress:
+        return self._latest
+
+    def show(self, progress: JobProgress) -> None:
+        self._latest = progress
+        now = self._now()
+        self._seen.append((now, progress.fetched))
+        while self._seen[0][0] < now - _RATE_WINDOW_S and len(self._seen) > 2:
+            self._seen.popleft()
+        if not self._console.is_terminal and now - self._last_line >= _LINE_EVERY_S:
+            self._last_line = now
+            self._console.print(self.line(), markup=False, highlight=False, soft_wrap=True)
+
+    def line(self) -> str:
+        """One line that says where the job stands."""
+        p = self._latest
+        return (
+            f"{p.state}: {p.fetched} pages, level {p.depth}, {self._rate():.0f}/s, {p.leased} in flight, "
+            f"{p.queued} queued, {p.failed} failed, {p.skipped} skipped, {self._now() - self._began:.0f} s"
+        )
+
+    def _rate(self) -> float:
+        (t0, n0), (t1, n1) = self._seen[0], self._seen[-1]
+        return (n1 - n0) / (t1 - t0) if t1 > t0 else 0.0
+
+    def _render(self) -> Table:
+        p = self._latest
+        table = Table.grid(padding=(0, 2))
+        table.add_row(Text(f"● {self._title}", style="bold cyan", overflow="ellipsis", no_wrap=True))
+        bar = Table.grid(padding=(0, 3))
+        done, known = p.fetched + p.failed + p.skipped, max(1, p.found)
+        width = 30
+        full = min(width, width * done // known)
+        bar.add_row(
+            Text("━" * full, style="green") + Text("━" * (width - full), style="grey37"),
+            f"[bold]{p.fetched:,}[/] pages",
+            f"level [bold]{p.depth}[/]",
+            f"[bold]{self._rate():,.0f}[/]/s",
+            f"{p.leased} in flight",
+            f"{p.queued:,} queued",
+            f"{self._now() - self._began:.0f} s",
+        )
+        table.add_row(bar)
+        return table
