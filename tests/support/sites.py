@@ -10,7 +10,6 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from crawlfarm.core.ports import Child, Finish, PageLease
-from crawlfarm.core.urls import host_of
 
 
 @dataclass(frozen=True)
@@ -19,12 +18,14 @@ class SitePage:
 
     :ivar links: the URLs it links to, once each.
     :ivar html: it may have links; a page that is not says so with ``children=()``.
+    :ivar slow: pages on short ways that are slow bring those ways late.
     """
 
     links: tuple[str, ...] = ()
     disposition: str = "fetched"
     status: int = 200
     html: bool = True
+    slow: bool = False
 
 
 @dataclass
@@ -112,14 +113,17 @@ def tangle(rng: random.Random, size: int, hosts: int = 1) -> Site:
     """A random site: chains with short cuts, loops, self links, and all that can go wrong."""
     hosts = max(1, min(hosts, size))
     urls = [f"http://h{i % hosts}.test/{i}" for i in range(size)]
-    chained, crossed = rng.choice([(0.9, 0.1), (0.8, 0.5), (0.3, 1.5), (0.6, 4.0)])
+    degree, reach = rng.choice([(1.5, 3), (2.0, 4), (2.5, 6), (2.0, 12), (5.0, 40)])
     trouble = rng.choice([0.0, 0.15])
     pages = {}
     for i, url in enumerate(urls):
-        links = [urls[i + 1]] if i + 1 < size and rng.random() < chained else []
-        links += rng.choices(urls, k=min(size, int(rng.expovariate(1 / crossed))))
-        rng.shuffle(links)
-        page = SitePage(tuple(dict.fromkeys(links)))
+        links = [
+            urls[min(size - 1, i + rng.randint(1, reach))]
+            for _ in range(max(3 - i, int(rng.expovariate(1 / degree) + 0.9)))
+        ]
+        if rng.random() < 0.4:
+            links.append(rng.choice(urls))
+        page = SitePage(tuple(dict.fromkeys(links)), slow=rng.random() < 0.2)
         if i and rng.random() < trouble:
             page = rng.choice(
                 [
@@ -148,6 +152,3 @@ def u(name: str) -> str:
     """The URL a short name stands for: ``b`` is on the usual host, ``b@x`` on ``x``."""
     page, _, host = name.partition("@")
     return f"http://{host or 'site'}.test/{page}"
-
-
-__all__ = ["Site", "SitePage", "host_of", "levels_of", "receipt_of", "site_of", "tangle", "u"]
