@@ -122,6 +122,7 @@ def host_of(url: str) -> str:
     return url[start:]
 
 
+@lru_cache(maxsize=65536)
 def extension_of(url: str) -> str:
     """The lower-case extension of the path's last segment, ``tar.gz`` whole; or empty."""
     path = urlsplit(url).path
@@ -132,6 +133,7 @@ def extension_of(url: str) -> str:
     return extension if dot and stem else ""
 
 
+@lru_cache(maxsize=65536)
 def host_name(url: str) -> str:
     """The host name alone, lower case, without a port."""
     return (urlsplit(url).hostname or "").rstrip(".")

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import lru_cache
 from urllib.parse import urljoin, urlsplit
 
 from scrapy.http import Response, TextResponse
@@ -48,35 +48,51 @@ def children_of(tree: LexborHTMLParser, response: TextResponse, scope: Scope, ba
 
     :param base: the URL the job's scope is measured by.
     """
+    encoding = response.encoding
+    document = _base_of(tree, response)
+    # The same href stands on a page many times, with and without fragments.
+    hrefs = dict.fromkeys(
+        (node.attributes.get("href") or "").strip(_HTML_SPACE).partition("#")[0]
+        for node in tree.css("a[href], area[href]")
+    )
     children: dict[str, Child] = {}
-    for spelling in _spellings(tree, response):
-        try:
-            url = canonical(spelling)
-        except ValueError:
-            continue
-        if url not in children:
-            children[url] = Child(url, "" if spelling == url else spelling, skip_reason(scope, base, url))
+    for href in hrefs:
+        found = _resolve(document if href[:1] in ("", "?") else _directory_of(document), href, encoding)
+        if found is not None and found[0] not in children:
+            url, spelling = found
+            children[url] = Child(url, spelling, skip_reason(scope, base, url))
     return list(children.values())
 
 
-def _spellings(tree: LexborHTMLParser, response: TextResponse) -> Iterator[str]:
-    base = response.url
+def _base_of(tree: LexborHTMLParser, response: TextResponse) -> str:
+    """What the document's links are relative to."""
     node = tree.css_first("base[href]")
-    if node is not None:
-        base = _join(base, node.attributes.get("href") or "") or base
-    for node in tree.css("a[href], area[href]"):
-        url = _join(base, node.attributes.get("href") or "")
-        if url is not None:
-            yield safe_url_string(url, encoding=response.encoding)
-
-
-def _join(base: str, href: str) -> str | None:
-    """The absolute URL without its fragment, or ``None`` when it names no page on the web."""
+    if node is None:
+        return response.url
     try:
-        url = urljoin(base, href.strip(_HTML_SPACE))
+        return urljoin(response.url, (node.attributes.get("href") or "").strip(_HTML_SPACE))
+    except ValueError:
+        return response.url
+
+
+def _directory_of(url: str) -> str:
+    """What relative references with a path are resolved against: the same for many pages."""
+    end = url.find("?")
+    path = url if end < 0 else url[:end]
+    slash = path.rfind("/")
+    return path[: slash + 1] if slash > path.find("://") + 2 else url
+
+
+@lru_cache(maxsize=100_000)
+def _resolve(base: str, href: str, encoding: str) -> tuple[str, str] | None:
+    """``(canonical URL, spelling where it differs)``; ``None`` for what is no page on the web."""
+    try:
+        url = urljoin(base, href)
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
             return None
+        spelling = safe_url_string(url, encoding=encoding).partition("#")[0]
+        identity = canonical(spelling)
     except ValueError:
         return None
-    return url.partition("#")[0]
+    return identity, "" if spelling == identity else spelling
