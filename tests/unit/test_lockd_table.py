@@ -79,11 +79,11 @@ class TableCase(SynchronousTestCase):
     def granted(self, job: str, master: str = "m1") -> lockd.Granted:
         answer = self.acquire(job, master)
         self.assertIsInstance(answer, lockd.Granted)
-        return answer  # type: ignore[no-any-return]
+        return answer
 
     def assertRefused(self, answer: object, code: str) -> None:
         self.assertIsInstance(answer, lockd.Refused)
-        self.assertEqual(answer.code, code)  # type: ignore[attr-defined]
+        self.assertEqual(answer.code, code)
 
     def events(self) -> list[str]:
         return [event.what for event in self.changes.events]
@@ -560,6 +560,8 @@ class Walk(RuleBasedStateMachine):
                 self.holder.pop(row.job, None)
             self.jobs[row.job] = row
         self.submissions.update(changes.submissions)
+        for name in changes.publish:
+            assert not self.jobs[name].ended, "what has ended is not published"
         for name in changes.announce:
             self.announced[name] = self.announced.get(name, 0) + 1
 
@@ -572,6 +574,8 @@ class Walk(RuleBasedStateMachine):
         assert answer.job in self.jobs
         if answer.created:
             self.accepted.append(job)
+        if answer.joined:
+            assert self.jobs[answer.job].in_flight, "only what still runs is joined"
 
     @rule(target=leases, master=st.sampled_from(MASTERS), pick=st.integers(0))
     def acquire(self, master: str, pick: int) -> Any:
@@ -664,6 +668,13 @@ class Walk(RuleBasedStateMachine):
     def single_flight(self) -> None:
         flights = [row.flight for row in self.table.rows() if row.in_flight]
         assert len(flights) == len(set(flights))
+
+    @invariant()
+    def wanted(self) -> None:
+        """A job goes on for exactly as long as somebody wants it."""
+        wanted = {s.job for s in self.submissions.values() if not s.withdrawn}
+        for row in self.jobs.values():
+            assert row.ended or bool(row.cancel) == (row.job not in wanted)
 
     @invariant()
     def one_outcome(self) -> None:

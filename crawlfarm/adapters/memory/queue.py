@@ -26,7 +26,8 @@ class _Consumer:
 
     def __init__(self, deliver: Callable[[Delivery], None]) -> None:
         self.deliver = deliver
-        self.held: set[_Held] = set()
+        self.held: dict[_Held, None] = {}
+        """What it has not settled, in the order of delivery."""
 
 
 class _Held:
@@ -56,7 +57,7 @@ class _Held:
 
     def _take(self) -> bool:
         held = self in self._consumer.held
-        self._consumer.held.discard(self)
+        self._consumer.held.pop(self, None)
         return held
 
 
@@ -92,8 +93,8 @@ class MemoryQueue:
         def cancel() -> None:
             if consumer in self._consumers:
                 self._consumers.remove(consumer)
-                held, consumer.held = consumer.held, set()
-                for delivery in held:
+                held, consumer.held = consumer.held, {}
+                for delivery in reversed(held):
                     self._put_back(delivery.message, {consumer})
                 self._schedule()
 
@@ -162,7 +163,7 @@ class MemoryQueue:
     def _deliver(self, message: JobQueued, consumer: _Consumer) -> None:
         declined = self._waiting.pop(message)
         delivery = _Held(self, message, consumer, declined)
-        consumer.held.add(delivery)
+        consumer.held[delivery] = None
         self._consumers.remove(consumer)
         self._consumers.append(consumer)
         try:
