@@ -207,6 +207,7 @@ class Requests:
     def _cancel(self, connection: Connection, request: Cancel) -> Talk:
         job = request.job
         mine = tuple(s.id for s in connection.submitted(job))
+        followed = job in connection.follows
         answer = yield CallLocks(lockd.CancelJob(job, connection.client, ids=mine or None))
         if isinstance(answer, lockd.Refused) and answer.code == "unknown_job":
             yield from self._note(connection, job)
@@ -216,6 +217,8 @@ class Requests:
             raise _refusal(answer)
         for id_ in mine:
             connection.submissions.pop(id_, None)
+        if followed and job not in connection.follows:
+            return  # its end was quicker than this answer
         self._follow(connection, job, stream=False)
         others = {s.id for c in self._presence for s in c.submitted(job)} - set(mine)
         leaving = [connection.number]
