@@ -22,8 +22,8 @@ SUBPROTOCOL = "crawlfarm.v1"
 MAX_REQUEST_BYTES = 64 * 1024
 """The longest frame a gateway takes from a client."""
 
-_Id = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]
-_Cursor = Annotated[str, msgspec.Meta(pattern=r"^\d{1,15}\.\d{1,15}$")]
+_Id = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]*\Z")]
+_Cursor = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,15}\.[0-9]{1,15}\Z")]
 
 
 class _Request(msgspec.Struct, frozen=True, tag_field="type", forbid_unknown_fields=True):
