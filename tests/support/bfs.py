@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from html.parser import HTMLParser
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from w3lib.url import canonicalize_url, safe_url_string
 
@@ -173,38 +173,39 @@ def is_html(response: Response) -> bool:
     return 200 <= response.status < 300 and kind in ("text/html", "application/xhtml+xml")
 
 
-def text_of(response: Response) -> str:
-    """The body as text: by byte order mark, header, ``meta``, else UTF-8 or Windows-1252."""
+def text_of(response: Response) -> tuple[str, str]:
+    """The body as text, and its encoding: by byte order mark, header, ``meta``, else
+    UTF-8 where that fits, else Windows-1252."""
     body = response.body
-    for mark, encoding in (
-        (codecs.BOM_UTF8, "utf-8"),
-        (codecs.BOM_UTF16_LE, "utf-16"),
-        (codecs.BOM_UTF16_BE, "utf-16"),
-    ):
+    marks = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+    for mark, encoding in marks:
         if body.startswith(mark):
-            return body.decode(encoding, "replace")
-    declared = re.search(r"charset\s*=\s*[\"']?([\w.:-]+)", response.content_type, re.I)
-    named = declared[1] if declared else ""
-    if not named and (
-        found := re.search(rb"<(?:meta|\?xml)[^>]*?(?:charset|encoding)\s*=\s*[\"']?([\w.:-]+)", body[:4096], re.I)
-    ):
-        named = found[1].decode("ascii")
-    for encoding in (named, "utf-8"):
-        try:
-            lax = {"iso-8859-1": "cp1252", "latin-1": "cp1252", "us-ascii": "cp1252", "ascii": "cp1252"}
-            chosen = lax.get(encoding.lower(), encoding)
-            return body.decode(chosen, "replace" if encoding == named else "strict")
-        except (LookupError, UnicodeDecodeError):
-            continue
-    return body.decode("cp1252", "replace")
+            return body.decode(encoding, "replace"), "utf-8"
+    named = re.search(r"charset\s*=\s*[\"']?([\w.:-]+)", response.content_type, re.I)
+    within = re.search(rb"<(?:meta|\?xml)[^>]*?(?:charset|encoding)\s*=\s*[\"']?([\w.:-]+)", body[:4096], re.I)
+    name = named[1] if named else within[1].decode("ascii") if within else ""
+    # As every browser does: what calls itself Latin-1 is Windows-1252.
+    name = "cp1252" if name.lower() in ("iso-8859-1", "latin-1", "us-ascii", "ascii") else name
+    try:
+        return body.decode(name, "replace"), name
+    except LookupError:
+        pass
+    try:
+        return body.decode("utf-8"), "utf-8"
+    except UnicodeDecodeError:
+        return body.decode("cp1252", "replace"), "cp1252"
 
 
 def links_of(response: Response) -> list[str]:
-    """Every link of a page, absolute, http and https only, in its order."""
+    """Every link of a page, absolute, http and https only, in its order.
+
+    As in browsers, a query that is not ASCII goes out in the page's encoding.
+    """
     if not is_html(response):
         return []
     parser = _Links()
-    parser.feed(text_of(response))
+    text, encoding = text_of(response)
+    parser.feed(text)
     parser.close()
     base = response.url
     if parser.base:
@@ -217,12 +218,22 @@ def links_of(response: Response) -> list[str]:
         try:
             link = urljoin(base, href)
             parts = urlsplit(link)
-            _ = parts.port  # a port that is no number is no link either
+            if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+                links.append(_with_query_in(encoding, link.partition("#")[0]))
         except ValueError:
             continue
-        if parts.scheme in ("http", "https") and parts.netloc:
-            links.append(link)
     return links
+
+
+def _with_query_in(encoding: str, link: str) -> str:
+    """The link with its query in ``encoding``, as browsers send it: what that encoding
+    does not have goes out as a character reference."""
+    path, question, query = link.partition("?")
+    encoded = query.encode(encoding, "xmlcharrefreplace")
+    if not query.isascii():
+        lost = re.sub(rb"&#(\d+);", rb"%26%23\1%3B", encoded)
+        query = quote(lost, safe="".join(map(chr, range(33, 127))))
+    return safe_url_string(path + question + query)
 
 
 def host_of(url: str) -> str:

@@ -438,6 +438,7 @@ class _Maker:
                 "fragment",
                 "outside",
                 "any",
+                "query",
             )
         )
         host = f"http://{{{page.host}}}"
@@ -458,6 +459,13 @@ class _Maker:
         elif which == "fragment":
             if not page.base:
                 page.links.append(Link("#here", page.url, rng.choice(FORMS)))
+        elif which == "query":
+            # As in browsers, a query goes out in the page's encoding.
+            if page.encoding != "windows-1251":
+                byte = "%E9" if page.encoding == "latin-1" else "%C3%A9"
+                page.links.append(
+                    Link("/broken/?q=é", f"{_origin(_base_of(page))}/broken/?q={byte}", rng.choice(FORMS))
+                )
         elif which == "outside":
             self._link(page, f"http://{{other}}/outside/{rng.randint(0, 9)}")
         else:
@@ -601,6 +609,10 @@ def _base_of(page: Node) -> str:
 
 def _canonical_base(page: Node) -> str:
     return _base_of(page)
+
+
+def _origin(url: str) -> str:
+    return "/".join(url.split("/")[:3])
 
 
 def _relative(base: str, path: str) -> str:

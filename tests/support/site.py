@@ -277,7 +277,7 @@ class Site:
             return site
         assert folder is not None, "a graph of one's own is handed over in a file"
         folder.mkdir(parents=True, exist_ok=True)
-        file = folder / "graph.json"
+        file = (folder / "graph.json").absolute()
         file.write_text(graph.to_json())
         site = cls(start(["python", "-m", "tests.support.site", "--json", str(file)], test=test))
         site.graph = graph
