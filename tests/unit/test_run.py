@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 from twisted.internet import reactor, task
 from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from tests.run import Count, count_pytest, count_trial
+from tests.run import ROOT, Count, count_pytest, count_trial
 
 
 class CountTrialTests(SynchronousTestCase):
@@ -63,3 +65,39 @@ class ReactorTests(TestCase):
         """A coroutine test runs on the asyncio reactor, under trial and under pytest."""
         self.assertIsInstance(reactor, AsyncioSelectorReactor)
         self.assertEqual(await task.deferLater(reactor, 0, lambda: 42), 42)
+
+    def test_failures_are_seen(self) -> None:
+        """Under pytest too, whatever goes wrong in a test fails it, at once or later."""
+        tests = Path(self.mktemp()).absolute()
+        tests.mkdir()
+        (tests / "test_bad.py").write_text(_BAD)
+        command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-c", str(ROOT / "pyproject.toml")]
+        done = subprocess.run(
+            [*command, "--tb=no", str(tests / "test_bad.py")], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        self.assertIn("6 failed, 1 passed", done.stdout, done.stderr)
+        self.assertEqual(done.returncode, 1)
+
+
+_BAD = """
+import warnings
+from twisted.internet import defer, reactor, task
+from twisted.trial.unittest import TestCase
+
+class Tests(TestCase):
+    async def test_sound(self):
+        await task.deferLater(reactor, 0, lambda: None)
+    async def test_async_failure(self):
+        await task.deferLater(reactor, 0, lambda: None)
+        self.fail("in a coroutine, after a turn of the reactor")
+    def test_deferred_failure(self):
+        return task.deferLater(reactor, 0, lambda: 1 / 0)
+    def test_unhandled_error(self):
+        defer.fail(ValueError("nobody looks at this"))
+    def test_dirty_reactor(self):
+        reactor.callLater(60, lambda: None)
+    def test_warning(self):
+        warnings.warn("old", DeprecationWarning)
+    def test_never_awaited(self):
+        self.test_sound()
+"""
