@@ -1,7 +1,7 @@
 """One job of the frontier: its pages, their depths, and how each of them ends.
 
 A page waits (``QUEUED``), is with a worker (``LEASED``), or has its disposition
-(``ENDED``). All ways to end go through :meth:`Job.settle`, so that the counters, the log
+(``ENDED``). All ways to end go through one pair of steps, so that the counters, the log
 and the end of the job cannot disagree.
 
 **Depths are exact without a barrier.** Pages are handed out nearest first, but a shorter
@@ -186,54 +186,34 @@ class Job:
             parent=page.parent,
             elapsed_ms=finish.elapsed_ms,
         )
-        children = finish.children or ()
+        reads_links = page.refetch or finish.disposition == "fetched"
+        self._dispose_of(page, record)
+        if reads_links:
+            page.links = None if finish.children is None else tuple(finish.children)
         # Its children become outstanding before it stops to be: the end cannot come early.
         if depth < self.last_level:
-            for child in children:
+            for child in finish.children or ():
                 self._meet(child, depth + 1, page.url)
-        if finish.disposition == "fetched":
-            page.links = None if finish.children is None else tuple(children)
-        elif page.refetch:
-            # Its disposition stands, but the pages it links to may be missing.
-            self.flawed = True
-        self.settle(page, record)
-
-    def settle(self, page: Page, record: PageRecord) -> None:
-        """The one way in which an outstanding page ends."""
-        if page.state == LEASED:
-            self._unlease(page)
-        else:
-            self.queued -= 1
-        page.state = ENDED
-        if page.refetch:
-            page.refetch = False
-        else:
-            self._dispose(page, record)
-        self._keep_links(page)
-        self._leave(page.depth)
-        if self.spec.max_pages is not None and self.counts.get("fetched", 0) >= self.spec.max_pages:
-            self.cut("page_limit")
+        self._close(page)
 
     def give_up(self, page: Page, reason: str) -> None:
         """End a page that nobody fetched, as ``failed`` or ``skipped``: ``reason`` is both."""
         if page.refetch:
             # Its disposition stands, but the pages it links to may be missing.
             self.flawed = True
-        self.settle(page, self._record(page, reason))
+        self._dispose_of(page, self._record(page, reason))
+        self._close(page)
 
     def cut(self, reason: str) -> None:
         """Fetch nothing more that is not out already; what waits is ``skipped:<reason>``."""
         if not self.cutting:
             self.cutting = reason
-            for page in self._waiting():
-                self.give_up(page, f"skipped:{reason}")
+            self._give_up_all(f"skipped:{reason}", QUEUED)
 
     def end(self, reason: str) -> None:
         """End the job now, whatever is out."""
         self.cutting = reason
-        self.flawed = True
-        for page in [p for p in self.pages.values() if p.state != ENDED]:
-            self.give_up(page, f"skipped:{reason}")
+        self._give_up_all(f"skipped:{reason}", QUEUED, LEASED)
         for url in self._cascading:
             self._count(self.pages[url].depth, -1)
         self._cascade.clear()
@@ -341,6 +321,29 @@ class Job:
 
     # --- bookkeeping ---------------------------------------------------------------
 
+    def _give_up_all(self, disposition: str, *states: str) -> None:
+        for page in sorted((p for p in self.pages.values() if p.state in states), key=lambda p: p.url):
+            self.give_up(page, disposition)
+
+    def _dispose_of(self, page: Page, record: PageRecord) -> None:
+        """First half of the one way in which an outstanding page ends: it gets its disposition."""
+        if page.state == LEASED:
+            self._unlease(page)
+        else:
+            self.queued -= 1
+        page.state = ENDED
+        if page.refetch:
+            page.refetch = False
+        else:
+            self._dispose(page, record)
+
+    def _close(self, page: Page) -> None:
+        """Second half: it stops to be outstanding."""
+        self._keep_links(page)
+        self._leave(page.depth)
+        if self.spec.max_pages is not None and self.counts.get("fetched", 0) >= self.spec.max_pages:
+            self.cut("page_limit")
+
     def _dispose(self, page: Page, record: PageRecord) -> None:
         page.disposition = record.disposition
         page.broken = record.broken
@@ -366,9 +369,6 @@ class Job:
         page.lease = 0
         self.leased -= 1
         self.fetching -= not page.refetch
-
-    def _waiting(self) -> list[Page]:
-        return [p for p in self.pages.values() if p.state == QUEUED]
 
     def _leave(self, depth: int) -> None:
         """One outstanding thing at ``depth`` is settled."""

@@ -19,13 +19,14 @@ class HostQueue:
         when its page was queued again at a lower depth, or settled.
     """
 
-    __slots__ = ("_alive", "_buckets", "_ready", "_turn", "_turns")
+    __slots__ = ("_alive", "_aside", "_buckets", "_ready", "_turn", "_turns")
 
     def __init__(self, alive: Callable[[str, int], bool]) -> None:
         self._alive = alive
         self._buckets: dict[str, dict[int, deque[str]]] = {}
         self._ready: list[tuple[int, int, str]] = []
         self._turns: dict[str, tuple[int, int]] = {}
+        self._aside: set[str] = set()
         self._turn = 0
 
     def push(self, host: str, depth: int, key: str) -> None:
@@ -34,7 +35,7 @@ class HostQueue:
             bucket = buckets[depth] = deque()
         bucket.append(key)
         turn = self._turns.get(host)
-        if (turn is not None and turn[0] > depth) or (turn is None and len(buckets) == 1 and len(bucket) == 1):
+        if host not in self._aside and (turn is None or turn[0] > depth):
             self._line_up(host, depth)
 
     def pop(self, may_take: Callable[[str], bool]) -> str | None:
@@ -56,15 +57,21 @@ class HostQueue:
                 self._line_up(host, lowest)
                 continue
             if not may_take(host):
+                self._aside.add(host)
                 continue
             self._buckets[host][lowest].popleft()
-            self.unblock(host)
+            self._line_up_next(host)
             return key
         return None
 
     def unblock(self, host: str) -> None:
-        """The host may take requests again, or has had its turn."""
-        if host not in self._turns and self._head(host) is not None:
+        """The host may take requests again."""
+        self._aside.discard(host)
+        if host not in self._turns:
+            self._line_up_next(host)
+
+    def _line_up_next(self, host: str) -> None:
+        if self._head(host) is not None:
             self._line_up(host, min(self._buckets[host]))
 
     def _line_up(self, host: str, depth: int) -> None:
