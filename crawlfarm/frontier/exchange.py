@@ -59,6 +59,7 @@ class Exchange:
         self._finished: list[Finish] = []
         self._busy = False
         self._dry = False
+        self._woken_meanwhile = False
         self._stopping = False
         self._failures = 0
         self._backoff = Backoff()
@@ -93,13 +94,11 @@ class Exchange:
 
         :param read_links: reads the links after all, if ``finish`` comes without.
         """
+        if self.over:
+            return  # the jobs served have ended, and this page with them
         self._held[finish.ref] = read_links
         self._finished.append(finish)
         self._soon()
-
-    def add(self, ref: LeaseRef) -> None:
-        """Hold a lease that came another way (a seeding)."""
-        self._held[ref] = None
 
     async def stop(self) -> None:
         """Hand in what is finished, give back what is not."""
@@ -108,9 +107,9 @@ class Exchange:
         if self._extending.running:
             self._extending.stop()
         while self._busy or (self._finished and not self._failures):
-            if not self._busy:
-                self._soon()
-            await self._when_settled()
+            settled = self._when_settled()
+            self._soon()
+            await settled
         if self._call is not None and self._call.active():
             self._call.cancel()
         unfetched = [ref for ref in self._held if ref.url]
@@ -126,6 +125,8 @@ class Exchange:
 
     def _woken(self) -> None:
         self._dry = False
+        # The answer under way may be older than this news.
+        self._woken_meanwhile = self._busy
         self._soon()
 
     def _soon(self) -> None:
@@ -156,13 +157,13 @@ class Exchange:
 
     def _done(self, _: Any) -> None:
         self._busy = False
-        waiting, self._settled = self._settled, []
-        for d in waiting:
-            d.callback(None)
         if self._failures:
             self._schedule(max(0.05, self._backoff.delay_s(self._failures)))
         else:
             self._soon()
+        waiting, self._settled = self._settled, []
+        for d in waiting:
+            d.callback(None)
 
     def _when_settled(self) -> Deferred[None]:
         d: Deferred[None] = Deferred()
@@ -172,6 +173,7 @@ class Exchange:
     async def _one(self) -> None:
         finished, self._finished = self._finished, []
         want = 0 if self._stopping else max(0, self._buffer - len(self._ready))
+        self._woken_meanwhile = False
         try:
             answer = await self._store.exchange(self._worker, finished, want, self._jobs, self._spiders)
         except Exception as e:
@@ -187,17 +189,20 @@ class Exchange:
         for lease in answer.leases:
             self._held[lease.ref] = None
             self._ready.append(lease)
-        if any(lease.ref.job not in answer.running for lease in self._ready):
-            self._drop([lease.ref for lease in self._ready if lease.ref.job not in answer.running])
-        self._dry = len(answer.leases) < want
-        self.over = self._jobs is not None and not answer.running
+        ended = [ref for ref in self._held if ref.job not in answer.running]
+        if ended:
+            self._drop(ended)
+        self._dry = len(answer.leases) < want and not self._woken_meanwhile
+        if self._jobs is not None and not answer.running:
+            self.over = True
+            self._finished.clear()
         if answer.leases or self.over:
             self._changed()
 
     def _acknowledge(self, finish: Finish, verdict: str) -> None:
         read_links = self._held.pop(finish.ref, None)
-        if verdict == LINKS_WANTED and read_links is not None:
-            self.finish(replace(finish, children=read_links()), read_links)
+        if verdict == LINKS_WANTED:
+            self.finish(_with_links(finish, read_links))
         elif verdict == STALE:
             log.info("page {url} of job {job} was taken over meanwhile", url=finish.ref.url, job=finish.ref.job)
 
@@ -220,3 +225,12 @@ class Exchange:
 
     def _extend(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._extend_now())
+
+
+def _with_links(finish: Finish, read_links: Callable[[], Sequence[Child]] | None) -> Finish:
+    """The same finish, its links read after all; one without links would be asked for them again."""
+    try:
+        return replace(finish, children=read_links() if read_links is not None else ())
+    except Exception:
+        log.failure("the links of {url} cannot be read", url=finish.ref.url)
+        return Finish(finish.ref, "failed:error", own_network=finish.own_network)
