@@ -13,7 +13,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import hypothesis
 import pytest
 from twisted.internet import asyncioreactor
 
@@ -21,8 +20,6 @@ if "twisted.internet.reactor" not in sys.modules:
     asyncioreactor.install()
 
 RUN_DIR = Path(__file__).parents[1] / ".run"
-
-hypothesis.configuration.set_hypothesis_home_dir(RUN_DIR / "hypothesis")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
