@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from crawlfarm.core.ports import LINKS_WANTED, STALE, Child, Finish
+from crawlfarm.core.ports import LINKS_WANTED, STALE, Child, Finish, PageLease
 from crawlfarm.frontier.exchange import Exchange
 from tests.support.scripted import JOB, ScriptedStore, done, lease, nobody
 
