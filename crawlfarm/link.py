@@ -10,6 +10,7 @@ from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientPr
 from twisted.application.internet import ClientService
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from crawlfarm.core.backoff import Backoff
@@ -120,6 +121,7 @@ class Connector:
         received: Callable[[Reply], None],
         lost: Callable[[], None],
     ) -> None:
+        self._reactor = reactor
         secure, host, port = _parts(url)
         shown_host = f"[{host}]" if ":" in host else host
         self.address = f"{'wss' if secure else 'ws'}://{shown_host}:{port}"
@@ -128,6 +130,7 @@ class Connector:
             from twisted.internet.ssl import optionsForClientTLS
 
             endpoint = wrapClientTLS(optionsForClientTLS(host), endpoint)
+        self._reactor = reactor
         self._link: Link | None = None
         self._lost = lost
         self._opened = opened
@@ -151,9 +154,16 @@ class Connector:
         try:
             await self._service.whenConnected(failAfterFailures=1)
         except (Exception, CancelledError) as e:
+            # The service is still in the middle of telling us, and may not be stopped there.
+            await deferLater(self._reactor, 0)
             await self.close()
             why = str(e) or type(e).__name__
             raise ConnectionGone(f"no gateway answers at {self.address}: {why}") from e
+
+    def _leave_the_machine(self) -> Deferred[None]:
+        # ClientService says that it is connected from within its state machine, where it
+        # cannot be told anything.
+        return deferLater(self._reactor, 0.0)
 
     def rest(self) -> None:
         """Do not connect again before :meth:`connect`."""

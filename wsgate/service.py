@@ -124,7 +124,7 @@ class Gateway:
         except error.CannotListenError as e:
             where = f"{e.interface or '*'}:{e.port}"
             raise ConfigError(f"{_VARIABLE}: cannot listen on {where}: {_reason(e)}") from e
-        except (ValueError, TypeError, LookupError) as e:
+        except (ValueError, TypeError, LookupError, OverflowError, OSError) as e:
             raise ConfigError(
                 f"{_VARIABLE}: {listen!r} is not an endpoint such as tcp:8080:interface=127.0.0.1 ({e})"
             ) from e

@@ -6,16 +6,17 @@ from typing import Any
 
 from rich.console import Console
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import LoopingCall
 
 from crawlfarm.cli.logs import printable
 from crawlfarm.cli.loop import Interrupts
-from crawlfarm.cli.output import Output
+from crawlfarm.cli.output import STDOUT, Output
 from crawlfarm.cli.report import show_receipt, show_result
 from crawlfarm.cli.watch import ProgressView, Records
 from crawlfarm.client import Job
 from crawlfarm.wire.client import Cancelled, Failed, JobProgress, Reply, Result
 
-CANCEL_WITHIN_S = 10.0
+CANCEL_WITHIN_S = 5.0
 
 
 class Following:
@@ -35,15 +36,26 @@ class Following:
         self._interrupted = 0
 
     async def follow(self, job: Job, title: str) -> int:
-        """The exit code."""
+        """The exit code.
+
+        :raises ConfigError: the result cannot be written any more.
+        """
         records = Records()
         with ProgressView(self._console, title) as view:
+            forget = self._interrupts.before_leaving(view.close)
+            ticking = LoopingCall(view.tick)
+            ticking.clock = self._reactor
+            ticking.start(1.0, now=False)
             reading = Deferred.fromCoroutine(self._read(job, view, records))
-            self._interrupts.asked.addCallback(self._interrupt, job, reading)
+            stop = self._interrupts.listen(lambda number: self._interrupt(number, job, reading))
             try:
                 end = await reading
             except CancelledError:
                 end = None
+            finally:
+                stop()
+                ticking.stop()
+                forget()
         return self._conclude(job, end, view, records)
 
     async def _read(self, job: Job, view: ProgressView, records: Records) -> Reply | None:
@@ -55,41 +67,44 @@ class Following:
                 records.take(reply)
         return reply
 
-    def _interrupt(self, number: int, job: Job, reading: Deferred[Any]) -> int:
+    def _interrupt(self, number: int, job: Job, reading: Deferred[Any]) -> None:
         if reading.called:
-            return number
+            return
         self._interrupted = number
         if not self._cancels:
             reading.cancel()
-            return number
-        self._console.print("interrupted: cancelling the job (once more to leave at once)", highlight=False)
+            return
+        self._say("interrupted: cancelling the job (once more to leave at once)")
         job.cancel().addErrback(lambda _: None)
         late = self._reactor.callLater(CANCEL_WITHIN_S, reading.cancel)
-        reading.addBoth(lambda result: (late.cancel() if late.active() else None, result)[1])
-        return number
+
+        def in_time(result: Any) -> Any:
+            if late.active():
+                late.cancel()
+            return result
+
+        reading.addBoth(in_time)
 
     def _conclude(self, job: Job, end: Reply | None, view: ProgressView, records: Records) -> int:
-        console = self._console
         if isinstance(end, Result):
-            show_result(console, end)
+            show_result(self._console, end)
             self._output.write(end, records.final())
-            if self._output.target != "-":
-                console.print(f"result written to {self._output.target}", markup=False, highlight=False, soft_wrap=True)
+            if self._output.target != STDOUT:
+                self._say(f"result written to {self._output.target}")
             return 0
         if isinstance(end, Failed):
-            error = f"the job failed ({end.error.code}): {printable(end.error.message)}"
-            console.print(error, markup=False, highlight=False, soft_wrap=True)
+            self._say(f"the job failed ({end.error.code}): {end.error.message}")
             return 1
         if isinstance(end, Cancelled):
-            console.print("the job was cancelled; until then:", highlight=False)
-            show_receipt(console, end.receipt)
+            self._say("the job was cancelled; until then:")
+            show_receipt(self._console, end.receipt)
         elif self._interrupted:
-            console.print(f"left: {view.line()}", markup=False, highlight=False, soft_wrap=True)
+            self._say(f"left: {view.line()}")
             if not self._cancels:
-                console.print(
-                    f"the job goes on; `crawlfarm resume {job.id}` follows it, `crawlfarm cancel {job.id}` ends it",
-                    markup=False,
-                    highlight=False,
-                    soft_wrap=True,
+                self._say(
+                    f"the job goes on; `crawlfarm resume {job.id}` follows it, `crawlfarm cancel {job.id}` ends it"
                 )
         return 128 + self._interrupted if self._interrupted else 1
+
+    def _say(self, text: str) -> None:
+        self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)

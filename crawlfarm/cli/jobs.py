@@ -9,23 +9,27 @@ import click
 from rich.console import Console
 
 from crawlfarm.cli.following import Following
+from crawlfarm.cli.logs import printable
 from crawlfarm.cli.loop import Interrupts, run_main
-from crawlfarm.cli.options import checked_job, gateway_option, job_options
-from crawlfarm.cli.output import Output, default_output
+from crawlfarm.cli.options import checked_job, gateway_option, job_options, output_option
+from crawlfarm.cli.output import Output, kind_of
+from crawlfarm.cli.report import show_receipt
 from crawlfarm.config import Config
+from crawlfarm.errors import ConnectionGone
+from crawlfarm.wire.client import Cancelled, Failed, Result
 from crawlfarm.wire.codec import encode_json
 
 Use = Callable[[Any, Any, Interrupts], Awaitable[int]]
 
 
 @click.command()
-@click.argument("url")
+@click.argument("url", required=False)
 @job_options
 @gateway_option
 @click.option("--detach", is_flag=True, help="Print the job's id and leave; the job goes on.")
 @click.option("--id", "client_id", metavar="ID", help="Your own name for the job: the same one never starts it twice.")
 def submit(
-    url: str,
+    url: str | None,
     depth: str | None,
     scope: str,
     max_pages: str | None,
@@ -42,29 +46,23 @@ def submit(
     """
     if detach and output:
         raise click.UsageError("--detach leaves before there is a result: `crawlfarm resume JOB -o FILE` gets it.")
-    target = None if detach else Output(output or default_output(Config.load()))
-    asked = checked_job(
-        url,
-        depth,
-        scope=scope,
-        max_pages=max_pages,
-        detach=detach,
-        stream=target is not None and target.wants_records,
-    )
+    stream = not detach and kind_of(output) != ".json"
+    asked = checked_job(url, depth, scope=scope, max_pages=max_pages, detach=detach, stream=stream)
+    target = None if detach else Output(Config.load(), output)
 
     async def use(client: Any, reactor: Any, interrupts: Interrupts) -> int:
-        job = await client.submit(asked.url, asked.depth, asked.options, id=client_id)
+        job = await interrupts.unless(client.submit(asked.url, asked.depth, asked.options, id=client_id))
         if target is None:
             click.echo(job.id)
             return 0
-        return await _following(reactor, interrupts, target).follow(job, asked.url)
+        return await Following(reactor, interrupts, _stderr(), target).follow(job, asked.url)
 
     return _with_client(gateway, use)
 
 
 @click.command()
 @click.argument("job")
-@click.option("-o", "--output", metavar="FILE", help="Write the answer: .json, .jsonl, .csv, or - for stdout.")
+@output_option
 @gateway_option
 def resume(job: str, output: str | None, gateway: str) -> int:
     """Follow a job again, or get the result of one that has ended.
@@ -72,11 +70,11 @@ def resume(job: str, output: str | None, gateway: str) -> int:
     \b
     crawlfarm resume 1b4e28ba-2fa1-41d2-883f-0016d3cca427 -o pages.csv
     """
-    target = Output(output or default_output(Config.load(), job))
+    target = Output(Config.load(), output, job)
 
     async def use(client: Any, reactor: Any, interrupts: Interrupts) -> int:
-        followed = await client.attach(job, stream=target.wants_records)
-        return await _following(reactor, interrupts, target, cancels=False).follow(followed, job)
+        followed = await interrupts.unless(client.attach(job, stream=target.wants_records))
+        return await Following(reactor, interrupts, _stderr(), target, cancels=False).follow(followed, job)
 
     return _with_client(gateway, use)
 
@@ -92,7 +90,7 @@ def status(job: str, gateway: str) -> int:
     """
 
     async def use(client: Any, reactor: Any, interrupts: Interrupts) -> int:
-        click.echo(encode_json(await client.status(job)))
+        click.echo(encode_json(await interrupts.unless(client.status(job))))
         return 0
 
     return _with_client(gateway, use)
@@ -102,22 +100,28 @@ def status(job: str, gateway: str) -> int:
 @click.argument("job")
 @gateway_option
 def cancel(job: str, gateway: str) -> int:
-    """End a job.
+    """End a job, and say what it had done.
 
     \b
     crawlfarm cancel 1b4e28ba-2fa1-41d2-883f-0016d3cca427
     """
 
     async def use(client: Any, reactor: Any, interrupts: Interrupts) -> int:
-        await client.cancel(job)
+        match await interrupts.unless(client.cancel(job)):
+            case Cancelled(receipt=receipt):
+                click.echo("the job is cancelled; until then:", err=True)
+                show_receipt(_stderr(), receipt)
+            case Result():
+                click.echo(f"the job had its result already: `crawlfarm resume {job}` gets it", err=True)
+            case Failed(error=error):
+                click.echo(f"the job had failed already ({error.code}): {printable(error.message)}", err=True)
         return 0
 
     return _with_client(gateway, use)
 
 
-def _following(reactor: Any, interrupts: Interrupts, target: Output, *, cancels: bool = True) -> Following:
-
-    return Following(reactor, interrupts, Console(stderr=True), target, cancels=cancels)
+def _stderr() -> Console:
+    return Console(stderr=True)
 
 
 def _with_client(gateway: str, use: Use) -> int:
@@ -128,7 +132,10 @@ def _with_client(gateway: str, use: Use) -> int:
 
         client = Client(reactor, gateway)
         try:
-            await client.connect()
+            try:
+                await interrupts.unless(client.connect())
+            except ConnectionGone as e:
+                raise ConnectionGone(f"{e.message.rstrip('.')} (is `crawlfarm up` running there?)") from e
             return await use(client, reactor, interrupts)
         finally:
             await client.close()

@@ -13,7 +13,7 @@ _ESCAPES = {c: f"\\x{c:02x}" for c in (*range(0x20), *range(0x7F, 0xA0))} | {0x0
 
 def printable(text: str) -> str:
     """Text that may be shown on a terminal: what the web sent must not control it."""
-    return text.translate(_ESCAPES)
+    return text.translate(_ESCAPES).encode("utf-8", "backslashreplace").decode()
 
 
 class LineFormatter(logging.Formatter):
@@ -34,7 +34,7 @@ class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
         logging.Handler.__init__(self)
 
     @property
-    def stream(self) -> object:  # type: ignore[override]
+    def stream(self) -> object:
         return sys.stderr
 
 

@@ -37,16 +37,31 @@ for command in (run, up, submit, resume, status, cancel):
 def main() -> None:
     """The console script."""
     try:
-        code = crawlfarm.main(standalone_mode=False)
+        code = crawlfarm.main(prog_name="crawlfarm", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as e:
         e.show()
         code = 2
+    except click.UsageError as e:
+        _complain(_usage(e))
+        code = 2
     except click.ClickException as e:
-        e.show()
+        _complain(e.format_message())
         code = e.exit_code
     except click.Abort:
         code = 130
     except CrawlfarmError as e:
-        click.echo(f"crawlfarm: error: {printable(e.message)}", err=True)
+        _complain(e.message)
         code = 2 if isinstance(e, BadInput | ConfigError) else 1
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage(error: click.UsageError) -> str:
+    """What is wrong, and where to read what is right."""
+    text = error.format_message().strip().rstrip(".")
+    if not text.startswith("--"):
+        text = text[:1].lower() + text[1:]
+    return f"{text} (see `{error.ctx.command_path if error.ctx else 'crawlfarm'} --help`)"
+
+
+def _complain(text: str) -> None:
+    click.echo(f"crawlfarm: error: {printable(text)}", err=True)

@@ -10,6 +10,7 @@ import click
 
 from crawlfarm.core.jobs import job_spec, parse_depth, parse_options
 from crawlfarm.errors import BadInput
+from crawlfarm.wire.codec import shown
 from crawlfarm.wire.jobs import JobOptions
 
 Command = Callable[..., Any]
@@ -19,7 +20,7 @@ DEFAULT_GATEWAY = "ws://127.0.0.1:8080/"
 def job_options(command: Command) -> Command:
     """Every option of a job, for the commands that start one."""
     for option in (
-        click.option("-o", "--output", metavar="FILE", help="Write the answer: .json, .jsonl, .csv, or - for stdout."),
+        output_option,
         click.option("--max-pages", metavar="N", help="Fetch N pages at most."),
         click.option(
             "--scope", metavar="any|host", default="any", help="Which links to follow: any, or the seed's host."
@@ -28,6 +29,12 @@ def job_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def output_option(command: Command) -> Command:
+    return click.option(
+        "-o", "--output", metavar="FILE", help="Write the answer: .json, .jsonl, .csv, or - for stdout."
+    )(command)
 
 
 def gateway_option(command: Command) -> Command:
@@ -55,17 +62,38 @@ class Asked:
 
 
 def checked_job(
-    url: str, depth: object, *, scope: str, max_pages: str | None, detach: bool = False, stream: bool = False
+    url: str | None, depth: str | None, *, scope: str, max_pages: str | None, detach: bool = False, stream: bool = False
 ) -> Asked:
     """The job the options ask for.
 
     :raises BadInput: naming the option and what is allowed.
     """
     fields: dict[str, Any] = {"scope": scope, "detach": detach, "stream": stream}
-    if max_pages is not None:
-        fields["max_pages"] = int(max_pages) if max_pages.removeprefix("-").isdecimal() else max_pages
+    try:
+        if max_pages is not None:
+            fields["max_pages"] = _whole_number(max_pages)
+        options = parse_options(fields)
+        # The URL is looked at first: without one, the depth is not what is missing.
+        spec = job_spec(url or "", 1 if depth is None else parse_depth(depth), options)
+    except BadInput as e:
+        raise _in_words_of_the_command_line(e) from e
     if depth is None:
-        raise BadInput("depth: it is missing; --depth takes 1 to 1000", path="depth", code="missing_field")
-    options = parse_options(fields)
-    spec = job_spec(url, parse_depth(depth), options)
+        raise BadInput("--depth is missing; it takes 1 to 1000", path="depth", code="missing_field")
     return Asked(spec.url, spec.depth, options)
+
+
+def _whole_number(text: str) -> int:
+    if not (text.isascii() and text.removeprefix("-").isdigit()):
+        raise BadInput(
+            f"options.max_pages: {shown(text)} is not a whole number; 1 to 1000000000 is allowed",
+            path="options.max_pages",
+            code="wrong_type",
+        )
+    return int(text[:40])  # longer ones are out of range all the same
+
+
+def _in_words_of_the_command_line(error: BadInput) -> BadInput:
+    if error.path == "url":
+        return error
+    option = "--" + error.path.removeprefix("options.").replace("_", "-")
+    return BadInput(f"{option}{error.message.removeprefix(error.path)}", path=error.path, code=error.code)

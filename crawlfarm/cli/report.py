@@ -19,12 +19,16 @@ def show_result(console: Console, result: Result) -> None:
     table.add_column("depth", justify="right", no_wrap=True)
     table.add_column("pages", justify="right", no_wrap=True)
     table.add_column("for example", overflow="ellipsis", no_wrap=True)
-    for depth, urls in enumerate(result.levels):
+    deepest = max((depth for depth, urls in enumerate(result.levels) if urls), default=0)
+    for depth, urls in enumerate(result.levels[: deepest + 1]):
         if not urls:
             table.add_row(str(depth), "0", "")
         for place, url in enumerate(urls[:_EXAMPLES]):
             head = (str(depth), f"{len(urls):,}") if place == 0 else ("", "")
             table.add_row(*head, Text(printable(url)))
+    if len(result.levels) > deepest + 1:
+        last = len(result.levels) - 1
+        table.add_row(f"{deepest + 1}" if last == deepest + 1 else f"{deepest + 1}-{last}", "0", "")
     console.print(table)
     show_receipt(console, result.receipt)
     if result.cached:

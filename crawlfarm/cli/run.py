@@ -13,8 +13,9 @@ from rich.console import Console
 
 from crawlfarm.cli.loop import Interrupts, run_main
 from crawlfarm.cli.options import Asked, allow_network_option, checked_job, job_options
-from crawlfarm.cli.output import Output, default_output
+from crawlfarm.cli.output import Output, kind_of
 from crawlfarm.config import Config, parse_networks
+from crawlfarm.errors import ConfigError
 
 SAMPLE_DEPTH = 5
 _SAMPLE_URL = "http://sample.invalid/"
@@ -47,9 +48,9 @@ def run(
             raise click.UsageError("--sample brings its own site: give it or a URL, not both.")
         networks += parse_networks("127.0.0.0/8", "--sample")
         url, depth = _SAMPLE_URL, depth or str(SAMPLE_DEPTH)
-    target = Output(output or default_output(config))
-    asked = checked_job(url or "", depth, scope=scope, max_pages=max_pages, stream=target.wants_records)
-    own_dir = Path(tempfile.mkdtemp(prefix="run-", dir=config.run_dir))
+    asked = checked_job(url, depth, scope=scope, max_pages=max_pages, stream=kind_of(output) != ".json")
+    target = Output(config, output)
+    own_dir = _own_dir(config.run_dir)
     config = replace(
         config,
         allow_networks=tuple(networks),
@@ -63,6 +64,14 @@ def run(
         shutil.rmtree(own_dir, ignore_errors=True)
 
 
+def _own_dir(run_dir: Path) -> Path:
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix="run-", dir=run_dir))
+    except OSError as e:
+        raise ConfigError(f"the run directory {str(run_dir)!r} cannot be used: {e.strerror}") from e
+
+
 async def _run(reactor: Any, interrupts: Interrupts, config: Config, asked: Asked, target: Output) -> int:
     """Crawl on a farm of its own; with the sample's URL, serve the sample too."""
     from crawlfarm.cli.farm import EmbeddedFarm
@@ -70,6 +79,7 @@ async def _run(reactor: Any, interrupts: Interrupts, config: Config, asked: Aske
     from crawlfarm.cli.sample import SampleSite
     from crawlfarm.client import Client
 
+    interrupts.before_leaving(lambda: shutil.rmtree(config.run_dir, ignore_errors=True))
     site = SampleSite(reactor) if asked.url == _SAMPLE_URL else None
     farm = EmbeddedFarm(reactor, config)
     try:
@@ -77,8 +87,7 @@ async def _run(reactor: Any, interrupts: Interrupts, config: Config, asked: Aske
         await farm.start()
         client = Client(reactor, farm.endpoints[0])
         try:
-            await client.connect()
-            job = await client.submit(seed, asked.depth, asked.options)
+            job = await interrupts.unless(client.submit(seed, asked.depth, asked.options))
             return await Following(reactor, interrupts, Console(stderr=True), target).follow(job, seed)
         finally:
             await client.close()

@@ -21,10 +21,14 @@ _NEEDS = {
 }
 
 
+class _Count(click.IntRange):
+    name = "whole number"
+
+
 @click.command()
-@click.option("--workers", type=click.IntRange(1), default=1, help="How many workers.")
-@click.option("--masters", type=click.IntRange(1), default=1, help="How many masters.")
-@click.option("--gateways", type=click.IntRange(1), default=1, help="How many gateways.")
+@click.option("--workers", type=_Count(1, 1000), metavar="N", default=1, help="How many workers.")
+@click.option("--masters", type=_Count(1, 1000), metavar="N", default=1, help="How many masters.")
+@click.option("--gateways", type=_Count(1, 1000), metavar="N", default=1, help="How many gateways.")
 @allow_network_option
 def up(workers: int, masters: int, gateways: int, allow_network: tuple[str, ...]) -> int:
     """Run a farm until Ctrl-C; `crawlfarm submit` gives it jobs.
@@ -38,8 +42,8 @@ def up(workers: int, masters: int, gateways: int, allow_network: tuple[str, ...]
     for name, count in (("workers", workers), ("masters", masters), ("gateways", gateways)):
         if count > 1:
             raise ConfigError(
-                f"--{name} {count} needs {_NEEDS[name]}: the embedded stand-ins live in one process, "
-                "which has one of each"
+                f"--{name} {count} needs servers that all {name} share ({_NEEDS[name]}), which this version does "
+                f"not have yet: the embedded stand-ins live in one process, with one of each"
             )
     config = Config.load()
     networks = (*config.allow_networks, *parse_networks(",".join(allow_network), "--allow-network"))
@@ -54,7 +58,7 @@ async def _up(reactor: Any, interrupts: Interrupts, config: Config) -> int:
     await farm.start()
     try:
         print(json.dumps({"ready": "up", "endpoints": farm.endpoints}), flush=True)  # noqa: T201
-        await interrupts.asked
+        await interrupts.wait()
         click.echo("stopping: what is in flight finishes, the rest is kept for the next `crawlfarm up`", err=True)
     finally:
         await farm.stop()

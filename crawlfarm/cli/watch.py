@@ -8,9 +8,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from crawlfarm.cli.logs import printable
@@ -19,7 +18,9 @@ from crawlfarm.wire.client import JobProgress, PageLinked, PageMoved, Pages, Rep
 from crawlfarm.wire.pages import Ended, Entry, Linked, Moved, PageRecord
 
 _RATE_WINDOW_S = 5.0
-_LINE_EVERY_S = 1.0
+_BAR_WIDTH = 20
+_NARROW = 60
+"""Below so many columns there is no room for the bar."""
 
 
 class Records:
@@ -46,7 +47,8 @@ class Records:
 class ProgressView:
     """Progress of one job on stderr: live on a terminal, else a plain line a second.
 
-    A context manager; :meth:`show` takes each ``progress`` message.
+    A context manager; :meth:`show` takes each ``progress`` message, :meth:`tick` is to be
+    called every second, whether one came or not.
     """
 
     def __init__(self, console: Console, title: str, now: Callable[[], float] = time.monotonic) -> None:
@@ -55,7 +57,6 @@ class ProgressView:
         self._now = now
         self._began = now()
         self._seen: deque[tuple[float, int]] = deque([(self._began, 0)])
-        self._last_line = self._began - _LINE_EVERY_S
         self._latest = JobProgress(job="", state="queued")
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=8, transient=True)
 
@@ -67,21 +68,21 @@ class ProgressView:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._console.is_terminal:
-            self._live.stop()
+        self.close()
 
-    @property
-    def latest(self) -> JobProgress:
-        return self._latest
+    def close(self) -> None:
+        """Leave nothing on the screen; may be called twice."""
+        self._live.stop()
 
     def show(self, progress: JobProgress) -> None:
+        if progress.fetched < self._latest.fetched:  # the job began anew
+            self._seen.clear()
         self._latest = progress
-        now = self._now()
-        self._seen.append((now, progress.fetched))
-        while self._seen[0][0] < now - _RATE_WINDOW_S and len(self._seen) > 2:
-            self._seen.popleft()
-        if not self._console.is_terminal and now - self._last_line >= _LINE_EVERY_S:
-            self._last_line = now
+        self._count()
+
+    def tick(self) -> None:
+        self._count()
+        if not self._console.is_terminal:
             self._console.print(self.line(), markup=False, highlight=False, soft_wrap=True)
 
     def line(self) -> str:
@@ -92,26 +93,34 @@ class ProgressView:
             f"{p.queued} queued, {p.failed} failed, {p.skipped} skipped, {self._now() - self._began:.0f} s"
         )
 
+    def _count(self) -> None:
+        now = self._now()
+        self._seen.append((now, self._latest.fetched))
+        while self._seen[0][0] < now - _RATE_WINDOW_S and len(self._seen) > 2:
+            self._seen.popleft()
+
     def _rate(self) -> float:
         (t0, n0), (t1, n1) = self._seen[0], self._seen[-1]
         return (n1 - n0) / (t1 - t0) if t1 > t0 else 0.0
 
-    def _render(self) -> Table:
+    def _render(self) -> Group:
         p = self._latest
-        table = Table.grid(padding=(0, 2))
-        table.add_row(Text(f"● {self._title}", style="bold cyan", overflow="ellipsis", no_wrap=True))
-        bar = Table.grid(padding=(0, 3))
-        done, known = p.fetched + p.failed + p.skipped, max(1, p.found)
-        width = 30
-        full = min(width, width * done // known)
-        bar.add_row(
-            Text("━" * full, style="green") + Text("━" * (width - full), style="grey37"),
-            f"[bold]{p.fetched:,}[/] pages",
-            f"level [bold]{p.depth}[/]",
-            f"[bold]{self._rate():,.0f}[/]/s",
-            f"{p.leased} in flight",
-            f"{p.queued:,} queued",
-            f"{self._now() - self._began:.0f} s",
-        )
-        table.add_row(bar)
-        return table
+        width = self._console.width
+        title = Text(self._title, style="bold cyan", overflow="ellipsis", no_wrap=True)
+        elapsed = f"{self._now() - self._began:.0f} s"
+        if p.state == "queued":
+            return Group(title, Text(f"waiting for a master  {elapsed}", overflow="ellipsis", no_wrap=True))
+        line = Text(overflow="ellipsis", no_wrap=True)
+        if width >= _NARROW:
+            done, known = p.fetched + p.failed + p.skipped, max(1, p.found)
+            full = min(_BAR_WIDTH, _BAR_WIDTH * done // known)
+            line.append("━" * full, style="green")
+            line.append("━" * (_BAR_WIDTH - full) + "  ", style="grey37")
+        line.append(f"{p.fetched:,}", style="bold")
+        line.append(" pages  level ")
+        line.append(str(p.depth), style="bold")
+        line.append(f"  {self._rate():,.0f}/s  {p.leased} in flight  {p.queued:,} queued  ")
+        if p.failed:
+            line.append(f"{p.failed:,} failed  ", style="yellow")
+        line.append(elapsed)
+        return Group(title, line)
