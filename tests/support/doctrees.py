@@ -66,7 +66,7 @@ _TRIES = 5
 
 def missing() -> list[str]:
     """What is not installed of all this; a test that needs it skips itself with the list."""
-    return packages.missing()
+    return packages.missing(["nginx-light", *TREES.values()])
 
 
 class DocTrees:
