@@ -143,7 +143,7 @@ class _Pages(Resource):
     isLeaf = True
 
     def __init__(self, reactor: Any, pages: dict[str, SamplePage]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._reactor = reactor
         self._pages = {_key(path): page for path, page in pages.items()}
         self._waiting: deque[tuple[Request, SamplePage]] = deque()
@@ -185,7 +185,7 @@ class _Pages(Resource):
             self._send(request, page)
         self._next()
 
-    def _send(self, request: Request, page: SamplePage) -> None:
+    def _send(self, request: Any, page: SamplePage) -> None:
         if request not in self._asked:  # who asked has left meanwhile
             return
         body = page.body()
@@ -226,7 +226,7 @@ class _Connections(WrappingFactory):
     noisy = False
 
     def __init__(self, site: Site) -> None:
-        super().__init__(site)
+        super().__init__(site)  # type: ignore[no-untyped-call]
         self._empty: list[Deferred[None]] = []
 
     def close_all(self) -> Deferred[None]:
@@ -239,7 +239,7 @@ class _Connections(WrappingFactory):
         return done
 
     def unregisterProtocol(self, p: ProtocolWrapper) -> None:
-        super().unregisterProtocol(p)
+        super().unregisterProtocol(p)  # type: ignore[no-untyped-call]
         self._check()
 
     def _check(self) -> None:
@@ -254,7 +254,8 @@ class SampleSite:
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
         self._pages = _Pages(reactor, sample_pages())
-        self._connections = _Connections(_QuietSite(self._pages, reactor=reactor))
+        site = _QuietSite(self._pages, reactor=reactor)  # type: ignore[no-untyped-call]
+        self._connections = _Connections(site)
         self._port: Any = None
 
     def start(self) -> Deferred[str]:
