@@ -45,6 +45,7 @@ from crawlfarm.wire.client import (
     Status,
     Submit,
     Terminal,
+    cursor,
     parse_cursor,
 )
 from crawlfarm.wire.codec import decode_request, encode_json
@@ -117,11 +118,11 @@ class Client:
         return Deferred.fromCoroutine(self._attach(job, after, stream))
 
     async def _attach(self, id: str, after: str, stream: bool) -> Job:
-        message = _checked(Resume(id, after, stream))
+        _checked(Resume(id, after, stream))
         await self._connector.connect()
         job = Job(self.cancel, None, now=self._now(), id=id, after=after, stream=stream)
         self._jobs.setdefault(id, []).append(job)
-        self._send(message)
+        self._send_resume(id)
         return await job.ready
 
     def status(self, job: str) -> Deferred[JobProgress]:
@@ -237,10 +238,12 @@ class Client:
         job = self._submitting.pop(reply.id, None)
         if job is not None:
             others = self._jobs.setdefault(reply.job, [])
+            job.behind = job.stream and any(other.cursor != cursor(0, 0) for other in others)
             others.append(job)
             job.named(reply.job)
-            if job.stream and len(others) > 1:
-                # The stream goes on for all; what this one has not seen, it has to ask for.
+            if job.behind:
+                # The stream goes on from where the others are: what this one has not seen,
+                # it has to ask for.
                 self._send_resume(reply.job)
 
     def _busy(self, reply: Busy) -> None:
@@ -288,12 +291,15 @@ class Client:
     def _about(self, reply: Any) -> None:
         """A message about a job: to all who follow it."""
         jobs = self._jobs.get(reply.job, [])
+        were_behind = {job for job in jobs if job.behind}
+        behind = [job for job in jobs if not job.take(reply)]
+        if not were_behind.issuperset(behind):
+            self._send_resume(reply.job)
         over = isinstance(reply, Terminal)
         if over:
             self._jobs.pop(reply.job, None)
-        taken = [job.take(reply) for job in jobs]
-        if not all(taken):
-            self._send_resume(reply.job)
+            if behind:
+                self._jobs[reply.job] = behind
         if over or isinstance(reply, JobProgress):
             for answer in self._asked.pop((Cancel if over else Status, reply.job), []):
                 answer.callback(reply)

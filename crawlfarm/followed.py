@@ -33,6 +33,8 @@ class Job:
     :ivar submit: what it was submitted with; ``None`` for one only followed.
     :ivar ready: fires once it is accepted, or the first message about it came.
     :ivar end: the last message, once it is there.
+    :ivar behind: entries it has not seen were sent to others; until they come for it too,
+        what follows them is not for it.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Job:
         self.began = now
         self.ready: Deferred[Job] = Deferred()
         self.end: Terminal | None = None
+        self.behind = False
         self._cancel = cancel
         self._at = parse_cursor(after)
         self._replies: deque[Reply] = deque()
@@ -101,38 +104,36 @@ class Job:
         self._is_ready()
 
     def take(self, reply: Reply) -> bool:
-        """A message about this job; false when entries before it are missing."""
+        """A message about this job; false where entries before it are missing."""
         self._is_ready()
         match reply:
+            case Pages() | PageMoved() | PageLinked() | Rewound() if not self.stream:
+                pass  # for another job of this client, that is the same one
             case Pages():
                 run, first = parse_cursor(reply.first)
                 last = parse_cursor(reply.last)[1]
                 seen = self._seen(run, first)
-                if seen is None:
-                    return False
-                if seen < last:
+                if not self.behind and seen < last:
                     self._at = (run, last)
                     fresh = reply.pages[seen + 1 - first :]
                     self._deliver(Pages(reply.job, cursor(run, seen + 1), reply.last, fresh))
             case PageMoved() | PageLinked():
                 run, seq = parse_cursor(reply.at)
                 seen = self._seen(run, seq)
-                if seen is None:
-                    return False
-                if seen < seq:
+                if not self.behind and seen < seq:
                     self._at = (run, seq)
                     self._deliver(reply)
             case Rewound():
-                self._at = (reply.run, 0)
+                self._at, self.behind = (reply.run, 0), False
                 self._deliver(reply)
             case JobProgress():
                 if self._replies and isinstance(self._replies[-1], JobProgress):
                     self._replies.pop()
                 self._deliver(reply)
-            case Result() | Failed() | Cancelled():
+            case Result() | Failed() | Cancelled() if not self.behind:
                 self.end = reply
                 self._deliver(reply)
-        return True
+        return not self.behind
 
     def fail(self, error: CrawlfarmError) -> None:
         if not self.ready.called:
@@ -143,10 +144,11 @@ class Job:
             while self._waiting:
                 self._waiting.pop(0).errback(error)
 
-    def _seen(self, run: int, seq: int) -> int | None:
-        """How far the log was seen when an entry with ``seq`` comes; ``None`` is not far enough."""
+    def _seen(self, run: int, seq: int) -> int:
+        """How far the log of ``run`` was seen when its entry ``seq`` comes."""
         seen = self._at[1] if self._at[0] == run else 0
-        return seen if seq <= seen + 1 else None
+        self.behind = seq > seen + 1
+        return seen
 
     def _deliver(self, reply: Reply) -> None:
         if self._waiting:
