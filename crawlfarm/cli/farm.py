@@ -6,8 +6,10 @@ This is the only place that knows which implementation is behind which port.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
 from crawlfarm.adapters.memory.cache import MemoryCache
@@ -87,9 +89,17 @@ class EmbeddedFarm:
 
     async def stop(self) -> None:
         """Clients first, then the jobs (given back, where they stand), the database last."""
-        parts = (self._gateway, self._master, self._worker, self._lockd)
-        for stop in (*(part.stop for part in parts), self._database.close):
-            try:
-                await stop()
-            except Exception:
-                log.failure("stopping {what} failed", what=stop)
+        for together in (
+            (self._gateway.stop,),
+            (self._master.stop, self._worker.stop),
+            (self._lockd.stop,),
+            (self._database.close,),
+        ):
+            await DeferredList([Deferred.fromCoroutine(_stopped(stop)) for stop in together])
+
+
+async def _stopped(stop: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await stop()
+    except Exception:
+        log.failure("stopping {what} failed", what=stop)

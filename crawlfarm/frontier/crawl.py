@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import logging
+import asyncio
 from typing import Any
 
 from scrapy.crawler import AsyncCrawlerRunner, Crawler
 from scrapy.settings import Settings
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 
 from crawlfarm.config import Config
+from crawlfarm.frontier import engine
 from crawlfarm.frontier.scheduler import Attachment, FrontierScheduler
 from crawlfarm.wire.jobs import JobSpec
 
-logger = logging.getLogger(__name__)
+FINISH_WITHIN_S = 3.0
+"""How long a crawl that is to close waits for what is in flight."""
 
 
 class Crawl:
@@ -38,23 +41,45 @@ class Crawl:
         self._runner = AsyncCrawlerRunner(settings)
         self._crawler: Crawler = self._runner.create_crawler(spider)
         self._stopped = False
+        self._closed = True
 
     def start(self) -> Deferred[None]:
         """Crawl; fires when the crawl has closed, fails when it could not begin."""
-        return Deferred.fromFuture(self._runner.crawl(self._crawler, farm=Farm(self._spec)))
+        self._closed = False
+        return Deferred.fromFuture(self._runner.crawl(self._crawler, farm=Farm(self._spec))).addBoth(self._note_closed)
 
-    def stop(self) -> Deferred[Any]:
-        """Close it: what is in flight is awaited, what waits is given back to the frontier."""
-        if self._stopped or not self._crawler.crawling:
-            return Deferred.fromCoroutine(_nothing())
+    def stop(self, within_s: float = FINISH_WITHIN_S) -> Deferred[None]:
+        """Close it: what is in flight may finish for a while and is then cut off, and all
+        that is not finished is given back to the frontier."""
+        return Deferred.fromCoroutine(self._stop(within_s))
+
+    async def _stop(self, within_s: float) -> None:
+        from twisted.internet import reactor as installed
+
+        reactor: Any = installed
+        if self._stopped:
+            return
         self._stopped = True
-        import asyncio
+        while not (self._closed or engine.is_running(self._crawler)):
+            # It is being opened, which cannot be stopped.
+            await deferLater(reactor, 0.01)
+        if self._closed:
+            return
+        cutting_off = reactor.callLater(within_s, self._cut_off)
+        try:
+            await Deferred.fromFuture(asyncio.ensure_future(self._crawler.stop_async()))
+        finally:
+            if cutting_off.active():
+                cutting_off.cancel()
 
-        return Deferred.fromFuture(asyncio.ensure_future(self._crawler.stop_async()))
+    def _cut_off(self) -> None:
+        scheduler = self._crawler.engine.scheduler if self._crawler.engine is not None else None
+        if isinstance(scheduler, FrontierScheduler):
+            scheduler.abandon()
 
-
-async def _nothing() -> None:
-    return None
+    def _note_closed(self, how: Any) -> Any:
+        self._closed = True
+        return how
 
 
 class Farm:

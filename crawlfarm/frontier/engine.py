@@ -13,10 +13,13 @@ from typing import Any
 from scrapy import Request
 from scrapy.core.downloader.handlers.http11 import HTTP11DownloadHandler, _ScrapyAgent
 from scrapy.crawler import Crawler
+from scrapy.exceptions import IgnoreRequest
 from scrapy.http import Response
 from scrapy.utils._download_handlers import wrap_twisted_exceptions
 from scrapy.utils.defer import maybe_deferred_to_future
 from twisted.web.client import Agent
+
+from crawlfarm.frontier.visit import visit_of
 
 
 def wake(crawler: Crawler) -> None:
@@ -24,6 +27,11 @@ def wake(crawler: Crawler) -> None:
     slot = crawler.engine._slot if crawler.engine is not None else None
     if slot is not None and slot.closing is None:
         slot.nextcall.schedule()
+
+
+def is_running(crawler: Crawler) -> bool:
+    """Whether the engine can be stopped."""
+    return crawler.engine is not None and crawler.engine.running
 
 
 def on_request_removed(crawler: Crawler, removed: Callable[[Request], None]) -> None:
@@ -54,7 +62,7 @@ class _AgentOn(_ScrapyAgent):
 
 
 class HTTPHandlerOn(HTTP11DownloadHandler):
-    """Scrapy's HTTP handler, dialling through :attr:`dialler`.
+    """Scrapy's HTTP handler, dialling through :attr:`dialler`, for as long as the visit lasts.
 
     :ivar dialler: a reactor, or what looks like one to Twisted's endpoints.
     """
@@ -72,5 +80,11 @@ class HTTPHandlerOn(HTTP11DownloadHandler):
             crawler=self._crawler,
             tls_verbose_logging=self._tls_verbose_logging,
         )
+        visit = visit_of(request)
+        if visit is not None and visit.abandoned:
+            raise IgnoreRequest("nobody waits for this page any more")
         with wrap_twisted_exceptions():
-            return await maybe_deferred_to_future(agent.download_request(request))
+            download = agent.download_request(request)
+            if visit is not None:
+                visit.download = download
+            return await maybe_deferred_to_future(download)

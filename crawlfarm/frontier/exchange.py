@@ -33,6 +33,7 @@ class Exchange:
     :param spiders: the only spiders whose jobs to serve; ``None`` for all.
     :param buffer: how many pages to hold ready.
     :param changed: called when there are pages to take, or nothing more will come.
+    :param lost: called with leases that were taken and are not ours any more.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Exchange:
         buffer: int,
         page_lease_s: float,
         changed: Callable[[], None],
+        lost: Callable[[Sequence[LeaseRef]], None] = lambda refs: None,
     ) -> None:
         self._reactor = reactor
         self._store = store
@@ -54,6 +56,7 @@ class Exchange:
         self._spiders = spiders
         self._buffer = buffer
         self._changed = changed
+        self._lost = lost
         self._ready: deque[PageLease] = deque()
         self._held: dict[LeaseRef, Callable[[], Sequence[Child]] | None] = {}
         self._finished: list[Finish] = []
@@ -211,6 +214,8 @@ class Exchange:
         self._ready = deque(lease for lease in self._ready if lease.ref not in gone)
         for ref in gone:
             self._held.pop(ref, None)
+        if refs:
+            self._lost(refs)
 
     async def _extend_now(self) -> None:
         refs = [ref for ref in self._held if ref.url]

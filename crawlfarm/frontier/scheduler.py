@@ -6,7 +6,7 @@ import asyncio
 import logging
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -84,6 +84,7 @@ class FrontierScheduler(BaseScheduler):
     def __init__(self, crawler: Crawler) -> None:
         self._crawler = crawler
         self._again: deque[Request] = deque()
+        self._visits: dict[LeaseRef, Visit] = {}
         self._seeds: list[Child] = []
         self._seeding: LeaseRef | None = None
         self._exchange: Exchange | None = None
@@ -103,6 +104,8 @@ class FrontierScheduler(BaseScheduler):
     def enqueue_request(self, request: Request) -> bool:
         visit = visit_of(request)
         if visit is not None:
+            if visit.abandoned:
+                return False
             # A redirect or retry belongs to the page that asked and stays here.
             visit.requests += 1
             self._again.append(request)
@@ -125,12 +128,13 @@ class FrontierScheduler(BaseScheduler):
         if lease is None:
             return None
         spider: Any = self._crawler.spider
+        visit = self._visits[lease.ref] = Visit(lease)
         return Request(
             lease.fetch,
             callback=spider.arrived,
             errback=spider.missed,
             dont_filter=True,
-            meta={META_KEY: Visit(lease), "depth": lease.depth},
+            meta={META_KEY: visit, "depth": lease.depth},
         )
 
     # --- for the spider and the master ------------------------------------------------
@@ -145,6 +149,10 @@ class FrontierScheduler(BaseScheduler):
         if self._seeding is not None and self._exchange is not None:
             seeding, self._seeding = self._seeding, None
             self._exchange.finish(Finish(seeding, "fetched", self._seeds))
+
+    def abandon(self) -> None:
+        """Cut off what is in flight; it is given back when this crawl closes."""
+        self._lost(list(self._visits))
 
     async def final_records(self) -> AsyncIterator[PageRecord]:
         """The job's records, each once, as soon as nothing can change its depth any more.
@@ -203,6 +211,7 @@ class FrontierScheduler(BaseScheduler):
             buffer=attached.buffer,
             page_lease_s=attached.page_lease_s,
             changed=self._changed,
+            lost=self._lost,
         )
         engine.on_request_removed(self._crawler, self._removed)
         await self._exchange.start()
@@ -216,12 +225,21 @@ class FrontierScheduler(BaseScheduler):
         if self._exchange is not None and self._exchange.over and self._attached is not None:
             self._attached.over()
 
+    def _lost(self, refs: Sequence[LeaseRef]) -> None:
+        for ref in refs:
+            visit = self._visits.get(ref)
+            if visit is not None:
+                visit.abandon()
+
     def _removed(self, request: Request) -> None:
         visit = visit_of(request)
         if visit is None or self._exchange is None:
             return
         visit.requests -= 1
         if visit.requests == 0:
+            self._visits.pop(visit.lease.ref, None)
+            if visit.abandoned:
+                return
             if visit.finish is None:
                 # A callback that failed, or a middleware that swallowed the request.
                 visit.ended("failed:error")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from scrapy import Request
 from scrapy.http import Response
+from twisted.internet.defer import Deferred
 
 from crawlfarm.core.ports import Child, Finish, PageLease
 from crawlfarm.core.urls import canonical
@@ -24,9 +26,11 @@ class Visit:
     :ivar requests: how many requests of this visit the engine has or will get.
     :ivar read_links: how to read the links after all, should the frontier want them;
         holds on to the response, so it is dropped when the finish is acknowledged.
+    :ivar abandoned: nobody here waits for the page any more; it is not finished.
+    :ivar download: of the request that is in the engine.
     """
 
-    __slots__ = ("_started", "finish", "lease", "own_network", "read_links", "requests")
+    __slots__ = ("_started", "abandoned", "download", "finish", "lease", "own_network", "read_links", "requests")
 
     def __init__(self, lease: PageLease) -> None:
         self.lease = lease
@@ -34,6 +38,8 @@ class Visit:
         self.finish: Finish | None = None
         self.read_links: Callable[[], Sequence[Child]] | None = None
         self.own_network = False
+        self.abandoned = False
+        self.download: Deferred[Any] | None = None
         self._started = time.monotonic()
 
     def fetched(self, response: Response, *, title: str, children: Sequence[Child] | None) -> None:
@@ -61,6 +67,12 @@ class Visit:
             elapsed_ms=self._elapsed_ms(),
             own_network=self.own_network,
         )
+
+    def abandon(self) -> None:
+        """Cut its download off: the page is given back, or nobody wants it any more."""
+        self.abandoned = True
+        if self.download is not None:
+            self.download.cancel()
 
     def _elapsed_ms(self) -> int:
         return round((time.monotonic() - self._started) * 1000)
