@@ -15,10 +15,11 @@ _EXAMPLES = 3
 
 def show_result(console: Console, result: Result) -> None:
     """The levels as a table with a few examples each, then the receipt."""
+    widest = max(map(len, result.levels), default=0)
     table = Table(title=Text(f"Levels of {printable(result.url)}"), title_justify="left", title_style="bold")
-    table.add_column("depth", justify="right", no_wrap=True)
-    table.add_column("pages", justify="right", no_wrap=True)
-    table.add_column("for example", overflow="ellipsis", no_wrap=True)
+    table.add_column("depth", justify="right", no_wrap=True, min_width=5)
+    table.add_column("pages", justify="right", no_wrap=True, min_width=max(5, len(f"{widest:,}")))
+    table.add_column("for example", overflow="ellipsis", no_wrap=True, max_width=max(12, console.width - 24))
     deepest = max((depth for depth, urls in enumerate(result.levels) if urls), default=0)
     for depth, urls in enumerate(result.levels[: deepest + 1]):
         if not urls:

@@ -14,6 +14,7 @@ from rich.console import Console
 from crawlfarm.cli.loop import Interrupts, run_main
 from crawlfarm.cli.options import Asked, allow_network_option, checked_job, job_options
 from crawlfarm.cli.output import Output, kind_of
+from crawlfarm.cli.watch import starting
 from crawlfarm.config import Config, parse_networks
 from crawlfarm.errors import ConfigError
 
@@ -74,24 +75,29 @@ def _own_dir(run_dir: Path) -> Path:
 
 async def _run(reactor: Any, interrupts: Interrupts, config: Config, asked: Asked, target: Output) -> int:
     """Crawl on a farm of its own; with the sample's URL, serve the sample too."""
+    interrupts.before_leaving(lambda: shutil.rmtree(config.run_dir, ignore_errors=True))
+    console = Console(stderr=True)
+    started = starting(console, interrupts)
+    # What takes its time is imported when there is something to see.
     from crawlfarm.cli.farm import EmbeddedFarm
     from crawlfarm.cli.following import Following
     from crawlfarm.cli.sample import SampleSite
     from crawlfarm.client import Client
 
-    interrupts.before_leaving(lambda: shutil.rmtree(config.run_dir, ignore_errors=True))
     site = SampleSite(reactor) if asked.url == _SAMPLE_URL else None
     farm = EmbeddedFarm(reactor, config)
+    client: Client | None = None
     try:
         seed = await site.start() if site is not None else asked.url
         await farm.start()
         client = Client(reactor, farm.endpoints[0])
-        try:
-            job = await interrupts.unless(client.submit(seed, asked.depth, asked.options))
-            return await Following(reactor, interrupts, Console(stderr=True), target).follow(job, seed)
-        finally:
-            await client.close()
+        job = await interrupts.unless(client.submit(seed, asked.depth, asked.options))
+        started()
+        return await Following(reactor, interrupts, console, target).follow(job, seed)
     finally:
+        started()
+        if client is not None:
+            await client.close()
         await farm.stop()
         if site is not None:
             await site.stop()

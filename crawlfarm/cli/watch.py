@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from crawlfarm.cli.logs import printable
+from crawlfarm.cli.loop import Interrupts
 from crawlfarm.core.levels import fold
 from crawlfarm.wire.client import JobProgress, PageLinked, PageMoved, Pages, Reply, Rewound
 from crawlfarm.wire.pages import Ended, Entry, Linked, Moved, PageRecord
@@ -42,6 +43,21 @@ class Records:
 
     def final(self) -> list[PageRecord]:
         return list(fold(self._log).values())
+
+
+def starting(console: Console, interrupts: Interrupts) -> Callable[[], None]:
+    """Show on a terminal that something happens, until what is returned is called."""
+    status = console.status("starting a farm for this job")
+    if not console.is_terminal:
+        return lambda: None
+    status.start()
+    forget = interrupts.before_leaving(status.stop)
+
+    def started() -> None:
+        status.stop()
+        forget()
+
+    return started
 
 
 class ProgressView:
