@@ -186,9 +186,11 @@ class Job:
             parent=page.parent,
             elapsed_ms=finish.elapsed_ms,
         )
-        reads_links = page.refetch or finish.disposition == "fetched"
+        if page.refetch and finish.disposition != "fetched":
+            # Its disposition stands, but the pages it links to may be missing.
+            self.flawed = True
         self._dispose_of(page, record)
-        if reads_links:
+        if finish.disposition == "fetched":
             page.links = None if finish.children is None else tuple(finish.children)
         # Its children become outstanding before it stops to be: the end cannot come early.
         if depth < self.last_level:
@@ -211,11 +213,14 @@ class Job:
             self._give_up_all(f"skipped:{reason}", QUEUED)
 
     def end(self, reason: str) -> None:
-        """End the job now, whatever is out."""
+        """End the job now, whatever is out: it has not seen everything."""
         self.cutting = reason
+        self.flawed = True
         self._give_up_all(f"skipped:{reason}", QUEUED, LEASED)
         for url in self._cascading:
-            self._count(self.pages[url].depth, -1)
+            page = self.pages[url]
+            page.links = ()
+            self._count(page.depth, -1)
         self._cascade.clear()
         self._cascading.clear()
         if self.seeding:
@@ -299,6 +304,7 @@ class Job:
                 return
             page.state = QUEUED
             page.refetch = True
+            page.losses = 0
             self.queued += 1
             self._count(page.depth, 1)
             self.queue.push(page.host, page.depth, page.url)
