@@ -1,7 +1,7 @@
 """What the private servers have in common: a folder, a port, a start, and a certain end.
 
 A server runs under a keeper (``keeper.py``), which ends it and removes its folder when
-the test process is gone, however it went. Its folder is ``.run/servers/PID-KIND-…``, with
+the test process is gone, however it went. Its folder is ``.run/servers/PID-crawlfarm-KIND-…``, with
 the process id of the test run.
 
 These calls block. A test whose reactor must go on meanwhile (something in it reconnects
@@ -69,6 +69,11 @@ class Server(ABC):
 
     # --- what a kind of server says of itself ------------------------------------------
 
+    @classmethod
+    def _place(cls) -> Path:
+        """Where its folder is made."""
+        return FOLDER
+
     @abstractmethod
     def _prepare(self) -> None:
         """Write what it needs before its first start."""
@@ -93,9 +98,10 @@ class Server(ABC):
     @classmethod
     def _launch(cls, make: Callable[[Path, int], Self], test: HasCleanup | None) -> Self:
         """Start one made by ``make(folder, port)``; with ``test``, it ends with that test."""
-        _sweep()
+        place = cls._place()
+        _sweep(place)
         for left in reversed(range(_TRIES)):
-            folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-{cls.kind}-", dir=FOLDER))
+            folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-crawlfarm-{cls.kind}-", dir=place))
             server = make(folder, free_ports(1)[0])
             try:
                 server._prepare()
@@ -308,10 +314,10 @@ def _end_all() -> None:
         server.stop()
 
 
-def _sweep() -> None:
+def _sweep(place: Path) -> None:
     """Remove the folders of test runs that are gone (the machine went down, say)."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    for folder in FOLDER.iterdir():
+    place.mkdir(parents=True, exist_ok=True)
+    for folder in place.glob("[0-9]*-crawlfarm-*"):
         pid = folder.name.partition("-")[0]
         if pid.isdigit() and not alive(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)
