@@ -23,7 +23,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Collection, Sequence
 
-from crawlfarm.core.frontier_job import ENDED, LEASED, QUEUED, Job, Page
+from crawlfarm.core.frontier_job import LEASED, Job, Page
 from crawlfarm.core.levels import receipt_of
 from crawlfarm.core.ports import (
     DONE,
@@ -115,7 +115,7 @@ class FrontierModel:
         self._fence(state, token)
         if not state.running:
             return False
-        leased = [page.host for page in state.pages.values() if page.state == LEASED]
+        leased = sorted(page.host for page in state.pages.values() if page.state == LEASED)
         state.end(reason)
         for host in leased:
             self._host_freed(host)
@@ -183,12 +183,13 @@ class FrontierModel:
         """Queue expired leases again, carry on cascades, and end the jobs that are through."""
         lost = 0
         while self._expiries and self._expiries[0][0] <= now:
-            _, lease, job, url = heapq.heappop(self._expiries)
+            expires, lease, job, url = heapq.heappop(self._expiries)
             state = self._jobs.get(job)
             page = state.pages.get(url) if state is not None and state.running else None
             if state is None or page is None or page.state != LEASED or page.lease != lease:
                 continue
-            if page.expires > now:
+            if page.expires > expires:
+                # Extended meanwhile: it is looked at in the order of its new expiry.
                 heapq.heappush(self._expiries, (page.expires, lease, job, url))
                 continue
             lost += 1
@@ -229,22 +230,7 @@ class FrontierModel:
 
     def audit(self, now: float, job: str) -> list[str]:
         state = self._jobs.get(job)
-        if state is None:
-            return []
-        pages = list(state.pages.values())
-        disposed = [p for p in pages if p.disposition]
-        checks = {
-            "queued pages": (state.queued, sum(p.state == QUEUED for p in pages)),
-            "leased pages": (state.leased, sum(p.state == LEASED for p in pages)),
-            "pages being fetched": (state.fetching, sum(p.state == LEASED and not p.refetch for p in pages)),
-            "dispositions": (sum(state.counts.values()), len(disposed)),
-            "outstanding": (state.outstanding, state.queued + state.leased + state.cascading + state.seeding),
-            "ended pages without a disposition": (0, sum(p.state == ENDED and not p.disposition for p in pages)),
-        }
-        wrong = [f"{what}: counted {has}, there are {are}" for what, (has, are) in checks.items() if has != are]
-        if not state.running and state.outstanding:
-            wrong.append(f"ended with {state.outstanding} outstanding")
-        return wrong
+        return state.audit() if state is not None else []
 
     # --- the steps --------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ level, is queued once more for its links alone (``refetch``); its disposition st
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 
 from crawlfarm.core.host_queue import HostQueue
@@ -250,6 +250,29 @@ class Job:
         if self.running and not self.outstanding:
             self.state = "done"
             self._free()
+
+    def audit(self) -> list[str]:
+        """Where the counters disagree with the pages, in words."""
+        pages = list(self.pages.values())
+        out = [p for p in pages if p.state != ENDED or p.url in self._cascading]
+        outstanding = Counter(p.depth for p in out)
+        outstanding[SEEDING_DEPTH] += self.seeding
+        checks: dict[str, tuple[object, object]] = {
+            "queued pages": (self.queued, sum(p.state == QUEUED for p in pages)),
+            "leased pages": (self.leased, sum(p.state == LEASED for p in pages)),
+            "pages being fetched": (self.fetching, sum(p.state == LEASED and not p.refetch for p in pages)),
+            "dispositions": (+Counter(self.counts), Counter(p.disposition for p in pages if p.disposition)),
+            "dispositions in the log": (
+                sum(isinstance(entry, Ended) for entry in self.log),
+                sum(bool(p.disposition) for p in pages),
+            ),
+            "outstanding by depth": (self._outstanding_at, dict(+outstanding)),
+            "ended pages without a disposition": (0, sum(p.state == ENDED and not p.disposition for p in pages)),
+        }
+        wrong = [f"{what}: counted {has}, there are {are}" for what, (has, are) in checks.items() if has != are]
+        if not self.running and self.outstanding:
+            wrong.append(f"ended with {self.outstanding} outstanding")
+        return wrong
 
     # --- depths ------------------------------------------------------------------
 

@@ -110,7 +110,7 @@ class CheckedFrontier:
             self._check_order(state, lease.depth)
         running = {job for job, state in self.model._jobs.items() if state.running}
         assert answer.running == running.intersection(running if jobs is None else jobs)
-        self._check({title for title in applied if title})
+        self._check({told for told in applied if told})
         if len(answer.leases) < want:
             self._check_nothing_left_lying(running if jobs is None else jobs, spiders)
         return answer
@@ -154,6 +154,8 @@ class CheckedFrontier:
         for ref in [ref for ref in self.held if ref.job == job]:
             del self.held[ref]
         self._check(ending=job if cancelled else "")
+        status = self.model.status(self.now, job)
+        assert not cancelled or (status is not None and not status.receipt.complete)
         return cancelled
 
     def forget(self, job: str, token: int) -> None:
@@ -173,8 +175,8 @@ class CheckedFrontier:
 
     # --- the second set of books --------------------------------------------------------
 
-    def _verdict(self, finish: Finish, verdict: str) -> str:
-        """Hold one verdict against the books; the title of what was applied, or nothing."""
+    def _verdict(self, finish: Finish, verdict: str) -> tuple[str, str] | None:
+        """Hold one verdict against the books; the URL and title of what was applied, if anything."""
         ref = finish.ref
         seen = self.seen.get(ref.job)
         if ref.url == SEEDING:
@@ -182,19 +184,19 @@ class CheckedFrontier:
             assert verdict == (DONE if valid else STALE), f"a seeding was {verdict}"
             if valid and seen is not None:
                 seen.seeding = None
-            return ""
+            return None
         if ref not in self.held:
             assert verdict == STALE, f"{verdict} for a lease that is not valid: {ref}"
-            return ""
+            return None
         assert verdict != STALE, f"a valid lease was refused: {ref}"
         if verdict == LINKS_WANTED:
             assert finish.children is None and finish.disposition == "fetched"
             self.held[ref].expires = self.now + self.page_lease_s
-            return ""
+            return None
         del self.held[ref]
         if finish.own_network:
             self.own.add(self.model._jobs[ref.job].pages[ref.url].host)
-        return finish.title
+        return ref.url, finish.title
 
     def _expire(self) -> int:
         expired = [ref for ref, held in self.held.items() if held.expires <= self.now]
@@ -205,12 +207,12 @@ class CheckedFrontier:
 
     # --- the invariants -----------------------------------------------------------------
 
-    def _check(self, applied: Collection[str] = (), ending: str = "") -> None:
+    def _check(self, applied: Collection[tuple[str, str]] = (), ending: str = "") -> None:
         for job, seen in self.seen.items():
             self._check_job(job, seen, applied, ending == job)
         self._check_hosts()
 
-    def _check_job(self, job: str, seen: Seen, applied: Collection[str], cancelled: bool) -> None:
+    def _check_job(self, job: str, seen: Seen, applied: Collection[tuple[str, str]], cancelled: bool) -> None:
         state = self.model._jobs[job]
         assert self.model.audit(self.now, job) == []
         self._read_log(job, seen, applied, cancelled)
@@ -244,7 +246,7 @@ class CheckedFrontier:
         outstanding = state.queued + state.leased + state.cascading + state.seeding
         assert (seen.state == "running") == (outstanding > 0), "the end is early or late"
 
-    def _read_log(self, job: str, seen: Seen, applied: Collection[str], cancelled: bool) -> None:
+    def _read_log(self, job: str, seen: Seen, applied: Collection[tuple[str, str]], cancelled: bool) -> None:
         piece = self.model.events(self.now, job, len(seen.log), 10**9)
         assert piece is not None
         assert not piece.entries or seen.state == "running", "an ended job has more to say"
@@ -261,15 +263,17 @@ class CheckedFrontier:
             seen.ended += 1
             assert fold(seen.log) == seen.records
 
-    def _read_entry(self, entry: Entry, seen: Seen, applied: Collection[str]) -> None:
+    def _read_entry(self, entry: Entry, seen: Seen, applied: Collection[tuple[str, str]]) -> None:
         if isinstance(entry, Ended):
             page = entry.page
             assert page.url not in seen.records, "a second disposition"
-            if page.title:
-                assert page.title in applied, "a finish was applied that was refused"
-            else:
-                assert page.disposition.startswith("skipped:") or page.disposition == "failed:worker_lost"
+            if (page.url, page.title) not in applied:
+                assert not page.title, "a finish was applied that was refused"
+                own = page.disposition.startswith("skipped:") or page.disposition == "failed:worker_lost"
+                assert own, f"{page.url} is {page.disposition}, which nobody said"
             seen.records[page.url] = fold([entry])[page.url]
+            # Should it go out again for its links, it starts with its first attempt.
+            del seen.losses[page.url]
         elif isinstance(entry, Moved):
             record = seen.records[entry.url]
             assert entry.depth < record.depth, "a page moved away from the seed"

@@ -34,6 +34,7 @@ class Farm:
 
     :param trouble: how likely each mishap is at each occasion, 0 to 1.
     :param read: how likely a worker reads the links of a page on the last level.
+    :param flaky: a page fetched again may fail where it did not before.
     """
 
     def __init__(
@@ -45,12 +46,14 @@ class Farm:
         workers: int,
         trouble: float,
         read: float = 0.1,
+        flaky: bool = False,
     ) -> None:
         self.rng = rng
         self.frontier = frontier
         self.sites = sites
         self.trouble = trouble
         self.read = read
+        self.flaky = flaky
         self.workers = [Worker(f"worker-{n}") for n in range(workers)]
         self.past: list[Finish] = []
         self.own = {f"h{n}.test" for n in range(4) if rng.random() < 0.2}
@@ -132,6 +135,8 @@ class Farm:
 
     def _finish(self, lease: PageLease) -> Finish:
         finish = self.sites[lease.ref.job].finish(lease, read=self.rng.random() < self.read)
+        if self.flaky and lease.ref.url in self.frontier.seen[lease.ref.job].records and self._mishap():
+            finish = replace(finish, disposition="failed:timeout", children=self.rng.choice([None, ()]))
         host = lease.ref.url.split("/")[2]
         return replace(finish, own_network=host in self.own)
 
