@@ -86,7 +86,7 @@ class Client:
 
         :raises ConnectionGone: nobody answers at the address, or not as a gateway.
         """
-        return Deferred.fromCoroutine(self._connector.connect())
+        return self._connector.connect()
 
     def submit(
         self, url: str, depth: int, options: JobOptions | None = None, *, id: str | None = None
@@ -130,16 +130,17 @@ class Client:
 
         :raises UnknownJob: there is none, or it is not yours.
         """
-        return Deferred.fromCoroutine(self._ask(_checked(Status(job))))
+        return Deferred.fromCoroutine(self._ask(Status(job)))
 
     def cancel(self, job: str) -> Deferred[Terminal]:
         """End a job; fires with how it ended.
 
         :raises UnknownJob: there is none, or it is not yours.
         """
-        return Deferred.fromCoroutine(self._ask(_checked(Cancel(job))))
+        return Deferred.fromCoroutine(self._ask(Cancel(job)))
 
     async def _ask(self, message: Status | Cancel) -> Any:
+        _checked(message)
         await self._connector.connect()
         answer: Deferred[Any] = Deferred()
         self._asked.setdefault((type(message), message.job), []).append(answer)

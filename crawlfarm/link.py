@@ -7,10 +7,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
-from twisted.application.internet import ClientService
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from crawlfarm.core.backoff import Backoff
@@ -38,7 +36,8 @@ class Link(WebSocketClientProtocol):  # type: ignore[misc]
     _open = False
 
     def connectionMade(self) -> None:
-        self.handshaken: Deferred[None] = Deferred()
+        self.handshaken: Deferred[None] = Deferred(lambda _: self.transport.abortConnection())
+        self._waiting: list[Deferred[None]] = []
         super().connectionMade()
 
     def onOpen(self) -> None:
@@ -48,7 +47,6 @@ class Link(WebSocketClientProtocol):  # type: ignore[misc]
             return
         self._open = True
         self.handshaken.callback(None)
-        self.factory.opened(self)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         try:
@@ -66,6 +64,15 @@ class Link(WebSocketClientProtocol):  # type: ignore[misc]
         if self.state == self.STATE_OPEN:
             self.sendClose(1000)
 
+    def gone(self) -> Deferred[None]:
+        """Fires when the connection is closed, both ways."""
+        waiting: Deferred[None] = Deferred()
+        if self._open:
+            self._waiting.append(waiting)
+        else:
+            waiting.callback(None)
+        return waiting
+
     def connectionLost(self, reason: Any = None) -> None:
         super().connectionLost(reason)
         if self.closeHandshakeTimeoutCall is not None:
@@ -73,7 +80,9 @@ class Link(WebSocketClientProtocol):  # type: ignore[misc]
             self.closeHandshakeTimeoutCall = None
         if self._open:
             self._open = False
-            self.factory.lost()
+            self.factory.lost(self)
+            for waiting in self._waiting:
+                waiting.callback(None)
         elif not self.handshaken.called:
             self.handshaken.errback(ConnectionGone(shown(self.wasNotCleanReason or "it hung up")))
 
@@ -87,12 +96,10 @@ class _LinkFactory(WebSocketClientFactory):  # type: ignore[misc]
         reactor: Any,
         url: str,
         *,
-        opened: Callable[[Link], None],
         received: Callable[[Reply], None],
-        lost: Callable[[], None],
+        lost: Callable[[Link], None],
     ) -> None:
         super().__init__(url, protocols=[SUBPROTOCOL], useragent="crawlfarm", reactor=reactor)
-        self.opened = opened
         self.received = received
         self.lost = lost
         # Messages may have any length: a result names every page.
@@ -108,7 +115,12 @@ class _LinkFactory(WebSocketClientFactory):  # type: ignore[misc]
 class Connector:
     """Makes the connection, and makes it again when it is lost, until told to rest.
 
+    Not a ``ClientService``: with ``prepareConnection`` it raises out of its state machine
+    when a connection is lost in the handshake.
+
     :ivar address: of the gateway, as it may be shown: no path, no credentials.
+    :param opened: told of each connection once it can be used.
+    :param lost: told when it is gone; the next one is on its way then.
     """
 
     def __init__(
@@ -121,68 +133,102 @@ class Connector:
         received: Callable[[Reply], None],
         lost: Callable[[], None],
     ) -> None:
-        self._reactor = reactor
         secure, host, port = _parts(url)
         shown_host = f"[{host}]" if ":" in host else host
         self.address = f"{'wss' if secure else 'ws'}://{shown_host}:{port}"
-        endpoint: Any = HostnameEndpoint(reactor, host, port)
+        plain: Any = HostnameEndpoint(reactor, host, port)
+        self._endpoint: Any = plain
         if secure:
             from twisted.internet.ssl import optionsForClientTLS
 
-            endpoint = wrapClientTLS(optionsForClientTLS(host), endpoint)
+            self._endpoint = wrapClientTLS(optionsForClientTLS(host), plain)
+        self._factory = _LinkFactory(reactor, url, received=received, lost=self._gone)
         self._reactor = reactor
-        self._link: Link | None = None
-        self._lost = lost
+        self._backoff = backoff
         self._opened = opened
-        factory = _LinkFactory(reactor, url, opened=self._note_opened, received=received, lost=self._note_lost)
-        self._service = ClientService(
-            endpoint,
-            factory,
-            retryPolicy=backoff.delay_s,
-            clock=reactor,
-            prepareConnection=lambda link: link.handshaken,
-        )
+        self._lost = lost
+        self._wanted = False
+        self._failures = 0
+        self._link: Link | None = None
+        self._trying: Deferred[None] | None = None
+        self._again: Any = None
+        self._first: list[Deferred[None]] = []
 
-    async def connect(self) -> None:
-        """Returns once connected, at once where it is.
+    def connect(self) -> Deferred[None]:
+        """Fires once connected; at once where a connection is there, or being made again.
 
         :raises ConnectionGone: the first attempt failed.
         """
-        if self._service.running:
-            return
-        self._service.startService()
-        try:
-            await self._service.whenConnected(failAfterFailures=1)
-        except (Exception, CancelledError) as e:
-            # The service is still in the middle of telling us, and may not be stopped there.
-            await deferLater(self._reactor, 0)
-            await self.close()
-            why = str(e) or type(e).__name__
-            raise ConnectionGone(f"no gateway answers at {self.address}: {why}") from e
-
-    def _leave_the_machine(self) -> Deferred[None]:
-        # ClientService says that it is connected from within its state machine, where it
-        # cannot be told anything.
-        return deferLater(self._reactor, 0.0)
+        if self._wanted and not self._first:
+            return succeed(None)
+        first: Deferred[None] = Deferred()
+        self._first.append(first)
+        if not self._wanted:
+            self._wanted = True
+            self._try()
+        return first
 
     def rest(self) -> None:
-        """Do not connect again before :meth:`connect`."""
-        if self._service.running:
-            self._service.stopService()
-
-    async def close(self) -> None:
+        """Leave, and do not connect again before :meth:`connect`."""
+        self._wanted = False
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        if self._trying is not None:
+            self._trying.cancel()
         if self._link is not None:
             self._link.leave()
-        if self._service.running:
-            await self._service.stopService()
 
-    def _note_opened(self, link: Link) -> None:
+    async def close(self) -> None:
+        """:meth:`rest`, and wait until the connection is closed."""
+        link = self._link
+        self.rest()
+        if link is not None:
+            await link.gone()
+
+    def _try(self) -> None:
+        self._again = None
+        self._trying = Deferred.fromCoroutine(self._attempt())
+        self._trying.addErrback(self._failed)
+
+    async def _attempt(self) -> None:
+        link = await self._endpoint.connect(self._factory)
+        await link.handshaken
+        self._trying = None
+        self._failures = 0
         self._link = link
         self._opened(link)
+        self._tell_first(None)
 
-    def _note_lost(self) -> None:
-        self._link = None
-        self._lost()
+    def _failed(self, failure: Any) -> None:
+        self._trying = None
+        if self._first:
+            self._wanted = False
+            why = failure.getErrorMessage() or failure.type.__name__
+            gone = ConnectionGone(f"no gateway answers at {self.address}: {why}")
+            gone.__cause__ = failure.value
+            self._tell_first(gone)
+        else:
+            self._try_later()
+
+    def _tell_first(self, error: Exception | None) -> None:
+        told, self._first = self._first, []
+        for first in told:
+            if error is None:
+                first.callback(None)
+            else:
+                first.errback(error)
+
+    def _gone(self, link: Link) -> None:
+        if link is self._link:
+            self._link = None
+            self._lost()
+            self._try_later()
+
+    def _try_later(self) -> None:
+        if self._wanted:
+            self._again = self._reactor.callLater(self._backoff.delay_s(self._failures), self._try)
+            self._failures += 1
 
 
 def _parts(url: str) -> tuple[bool, str, int]:
