@@ -117,7 +117,7 @@ class ProgressView:
 
     def _rate(self) -> float:
         (t0, n0), (t1, n1) = self._seen[0], self._seen[-1]
-        return (n1 - n0) / (t1 - t0) if t1 > t0 else 0.0
+        return (n1 - n0) / max(1.0, t1 - t0)
 
     def _render(self) -> Group:
         p = self._latest
