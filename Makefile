@@ -6,7 +6,7 @@
 # Sets up .venv by itself. Writes nothing outside .venv/ and .run/.
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-all lint bench bench-levels
+.PHONY: help run install servers test test-all lint bench bench-levels
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -32,6 +32,7 @@ endif
 help:
 	@echo "make run          crawl the sample site, or: make run URL=https://docs.example/ DEPTH=3"
 	@echo "make install      only set up $(VENV)"
+	@echo "make servers      Redis, PostgreSQL and RabbitMQ to play with, until Ctrl-C"
 	@echo "make test         every test; installs what they need where it may"
 	@echo "make test-all     the same, with the long versions"
 	@echo "make lint         formatting, lint, types"
@@ -47,6 +48,9 @@ run: $(VENV)/.run-installed
 	fi
 
 install: $(VENV)/.run-installed
+
+servers: $(VENV)/.dev-installed
+	@exec $(PY) -m tests.support.servers
 
 test: $(VENV)/.dev-installed
 	@exec $(PY) -m tests.run

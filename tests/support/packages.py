@@ -95,9 +95,9 @@ def how_to_install(names: Collection[str]) -> str:
     return f"sudo apt install --no-install-recommends {' '.join(names)}"
 
 
-def install_missing() -> list[str]:
+def install_missing(names: Collection[str] | None = None) -> list[str]:
     """Install what is missing, where that is allowed; the packages still missing after it."""
-    wanted = missing()
+    wanted = missing(names)
     if not wanted:
         return []
     if os.geteuid() != 0 or not shutil.which("apt-get"):
@@ -116,7 +116,7 @@ def install_missing() -> list[str]:
                 _say(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
     finally:
         _stop_services(wanted, before)
-    return missing()
+    return missing(names)
 
 
 def _stop_services(names: Collection[str], before: Collection[int]) -> None:

@@ -176,7 +176,9 @@ class Server(ABC):
     def _run(self) -> None:
         command = [sys.executable, "-I", "-S", str(_KEEPER), "--remove", str(self.folder)]
         command += ["--log", str(self.folder / "log"), "--stop", self.stop_signal, "--end", self.end_signal]
-        child = Child([*command, "--", *self._command()], environ=self._environ(), stdin=subprocess.PIPE, cwd="/")
+        child = Child(
+            [*command, "--", *self._command()], environ=self._environ(), stdin=subprocess.PIPE, cwd=self.folder
+        )
         self._child = child
         _keep_until_exit(self)
         self.pid = child.wait_ready()["pid"]
