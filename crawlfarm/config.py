@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -16,16 +17,10 @@ from crawlfarm.errors import ConfigError
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_SERVERS = (
-    "CRAWLFARM_BROKER_URL",
-    "CRAWLFARM_FRONTIER_URL",
-    "CRAWLFARM_CACHE_URL",
-    "CRAWLFARM_DATABASE_READ_URL",
-    "CRAWLFARM_LOCKD",
-    "CRAWLFARM_LOCKD_LISTEN",
-    "CRAWLFARM_METRICS_LISTEN",
-    "CRAWLFARM_TOKENS_FILE",
-)
+_REDIS = ("redis", "rediss", "redis+sentinel")
+_SQLITE = "sqlite:///"
+
+_LATER = ("CRAWLFARM_TOKENS_FILE", "CRAWLFARM_DATABASE_READ_URL")
 """Names the design gives to what this version does not have yet: refused, not ignored."""
 
 
@@ -76,8 +71,18 @@ class Timings:
 class Config:
     """Everything an operator can set.
 
+    Server URLs may hold passwords: they are never in a repr, and :func:`shown_url` shows
+    them in messages.
+
+    :ivar broker_url: ``amqp://`` or ``amqps://``; empty is the queue in this process.
+    :ivar frontier_urls: ``redis://``, ``rediss://`` or ``redis+sentinel://``, one a shard;
+        none is the frontier in this process.
+    :ivar cache_url: the same schemes; empty is a cache in this process.
+    :ivar database_url: ``postgresql://`` or ``sqlite:///PATH``; empty is a file in ``run_dir``.
     :ivar gateway_listen: Twisted endpoint string of the gateway.
-    :ivar database_url: ``sqlite:///PATH``; empty is a file in ``run_dir``.
+    :ivar lockd_listen: Twisted endpoint string of the lock daemon.
+    :ivar lockd: Twisted client endpoint strings of every lock daemon.
+    :ivar metrics_listen: Twisted endpoint string for health and metrics; empty is none.
     :ivar run_dir: what the embedded stand-ins keep.
     :ivar allow_networks: networks the address guard lets through though not public.
     :ivar max_attempts: a job that lost this many masters is failed.
@@ -86,8 +91,14 @@ class Config:
     :ivar slots: jobs one master runs at a time.
     """
 
+    broker_url: str = field(default="", repr=False)
+    frontier_urls: tuple[str, ...] = field(default=(), repr=False)
+    cache_url: str = field(default="", repr=False)
+    database_url: str = field(default="", repr=False)
     gateway_listen: str = "tcp:8080:interface=127.0.0.1"
-    database_url: str = ""
+    lockd_listen: str = "tcp:8091:interface=127.0.0.1"
+    lockd: tuple[str, ...] = ("tcp:127.0.0.1:8091",)
+    metrics_listen: str = ""
     run_dir: Path = Path(".run")
     allow_networks: tuple[Network, ...] = ()
     max_attempts: int = 3
@@ -104,15 +115,21 @@ class Config:
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Config:
         """:raises ConfigError: naming the variable and what is allowed."""
-        for name in _SERVERS:
+        for name in _LATER:
             if environ.get(name):
-                raise ConfigError(f"{name} is set, but this version has only the embedded stand-ins: unset it")
+                raise ConfigError(f"{name} is set, but this version does not have that yet: unset it")
         timings = Timings(**{f.name: _seconds(environ, f.name, f.default) for f in fields(Timings)})
         timings.check()
         defaults = cls()
         return cls(
+            broker_url=_url(environ, "CRAWLFARM_BROKER_URL", "amqp", "amqps"),
+            frontier_urls=tuple(_urls(environ, "CRAWLFARM_FRONTIER_URL", *_REDIS)),
+            cache_url=_url(environ, "CRAWLFARM_CACHE_URL", *_REDIS),
+            database_url=_database_url(environ),
             gateway_listen=environ.get("CRAWLFARM_GATEWAY_LISTEN") or defaults.gateway_listen,
-            database_url=_database_url(environ.get("CRAWLFARM_DATABASE_URL", "")),
+            lockd_listen=environ.get("CRAWLFARM_LOCKD_LISTEN") or defaults.lockd_listen,
+            lockd=_list(environ.get("CRAWLFARM_LOCKD", "")) or defaults.lockd,
+            metrics_listen=environ.get("CRAWLFARM_METRICS_LISTEN", ""),
             run_dir=Path(environ.get("CRAWLFARM_RUN_DIR") or defaults.run_dir),
             allow_networks=parse_networks(environ.get("CRAWLFARM_ALLOW_NETWORKS", ""), "CRAWLFARM_ALLOW_NETWORKS"),
             max_attempts=_count(environ, "max_attempts", defaults.max_attempts),
@@ -123,11 +140,28 @@ class Config:
         )
 
     @property
-    def database_path(self) -> Path:
-        """The SQLite file."""
-        if self.database_url:
-            return Path(self.database_url.removeprefix("sqlite:///"))
-        return self.run_dir / "crawlfarm.sqlite"
+    def database_path(self) -> Path | None:
+        """The SQLite file; ``None`` with another database."""
+        if not self.database_url:
+            return self.run_dir / "crawlfarm.sqlite"
+        if self.database_url.startswith(_SQLITE):
+            return Path(self.database_url.removeprefix(_SQLITE))
+        return None
+
+    def embedded(self) -> list[str]:
+        """The variables to set before processes can share this farm."""
+        missing = {
+            "CRAWLFARM_BROKER_URL": not self.broker_url,
+            "CRAWLFARM_FRONTIER_URL": not self.frontier_urls,
+            "CRAWLFARM_DATABASE_URL": self.database_path is not None,
+        }
+        return [name for name, is_missing in missing.items() if is_missing]
+
+
+def shown_url(url: str) -> str:
+    """A server's URL as it may be shown: without user name and password."""
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
 def parse_networks(text: str, where: str) -> tuple[Network, ...]:
@@ -148,11 +182,36 @@ def _variable(name: str) -> str:
     return f"CRAWLFARM_{name.upper()}"
 
 
-def _database_url(url: str) -> str:
-    if url and not (url.startswith("sqlite:///") and len(url) > len("sqlite:///")):
-        scheme = url.partition(":")[0]
-        raise ConfigError(f"CRAWLFARM_DATABASE_URL has the scheme {scheme!r}; this version knows sqlite:///PATH")
-    return url
+def _list(text: str, separator: str = ",") -> tuple[str, ...]:
+    return tuple(filter(None, (part.strip() for part in text.split(separator))))
+
+
+def _urls(environ: Mapping[str, str], name: str, *schemes: str) -> tuple[str, ...]:
+    # Several Sentinels of one URL are separated by commas too: a new URL begins with its scheme.
+    urls = _list(re.sub(r",(?=\s*[a-z+]+://)", "\n", environ.get(name, "")), "\n")
+    for url in urls:
+        scheme, separator, rest = url.partition("://")
+        if scheme not in schemes or not separator or not rest.rpartition("@")[2]:
+            allowed = " or ".join(f"{s}://…" for s in schemes)
+            raise ConfigError(f"{name}: {shown_url(url)!r} is not a URL of the form {allowed}")
+    return urls
+
+
+def _url(environ: Mapping[str, str], name: str, *schemes: str) -> str:
+    urls = _urls(environ, name, *schemes)
+    if len(urls) > 1:
+        raise ConfigError(f"{name} takes one URL, not {len(urls)}")
+    return urls[0] if urls else ""
+
+
+def _database_url(environ: Mapping[str, str]) -> str:
+    name = "CRAWLFARM_DATABASE_URL"
+    url = environ.get(name, "").strip()
+    if url.startswith("sqlite:"):
+        if not url.startswith(_SQLITE) or len(url) == len(_SQLITE):
+            raise ConfigError(f"{name}: an SQLite file is given as sqlite:///PATH")
+        return url
+    return _url(environ, name, "postgresql", "postgres")
 
 
 def _seconds(environ: Mapping[str, str], name: str, default: object) -> float:

@@ -1,0 +1,437 @@
+-- ---- the calls of the port; each answers with MessagePack
+
+local DONE, STALE, LINKS_WANTED = 'done', 'stale', 'links_wanted'
+local now, lease_ms, attempts, budget -- set below, from the arguments
+local changed = false
+
+local function next_lease()
+  return rc('INCR', P .. 'leases')
+end
+
+local function fence(job, token)
+  if token < job.token then
+    return true
+  end
+  job.token = token
+  return false
+end
+
+-- The page under a lease that is still valid: job, page, depth, flags.
+local function leased_page(ref)
+  local job = running(ref.job)
+  if not job or job.run ~= ref.run then
+    return nil
+  end
+  local lease = rc('HGET', job.k .. 'l', ref.key)
+  if not lease or tonumber(lease) ~= ref.lease then
+    return nil
+  end
+  local depth, flags = seen(job, ref.key)
+  return job, outstanding_page(job, ref.key), depth, flags
+end
+
+local function give_back(job, key, page, depth)
+  if job.cutting ~= '' then
+    give_up(job, key, page, depth, 'skipped:' .. job.cutting, true)
+    return
+  end
+  unlease(job, key, page)
+  job.queued = job.queued + 1
+  push(job, page[3], depth, key)
+end
+
+local function seed(f)
+  local job = running(f.job)
+  if not job or not job.seeding or job.seeding_lease ~= f.lease then
+    return STALE
+  end
+  for _, child in ipairs(f.children or {}) do
+    meet(job, child, 0, '', 0)
+  end
+  job.seeding = false
+  leave(job, SEEDING_DEPTH)
+  return DONE
+end
+
+local function finish(f)
+  if f.seeding then
+    return seed(f)
+  end
+  local job, page, depth, flags = leased_page(f)
+  if not job then
+    return STALE
+  end
+  local key, fetched, last = f.key, f.disposition == 'fetched', job.depth - 1
+  if not f.children and fetched and depth < last then
+    rc('ZADD', P .. 'x', now + lease_ms, expiry_of(job, key, f.lease))
+    return LINKS_WANTED
+  end
+  local host, refetch = page[3], page[6] ~= 0
+  if f.own then
+    host_state(host).own = true
+    rc('SADD', P .. 'own', host)
+  end
+  if depth == 0 and not refetch and f.base then
+    job.base = f.base
+  end
+  if refetch and not fetched then
+    job.flawed = true -- its disposition stands, but the pages it links to may be missing
+  end
+  local seq, broken = settle(job, key, page, depth, f.disposition, f, true)
+  flags = flags + ENDED - (refetch and REFETCHING or 0) + (broken and BROKEN or 0)
+  local children = f.children or {}
+  if fetched then
+    if not f.children then
+      flags = flags + (refetch and 0 or UNREAD)
+      if page[2] ~= '' and not refetch then
+        rc('HSET', job.k .. 'sp', key, page[2])
+      end
+    elseif #children > 0 and keeps_links(job, depth) then
+      flags = flags + KEPT
+      rc('HSET', job.k .. 'k', key, pack({ seq, page[1], children }))
+      keep_links(job, key, depth)
+    end
+  end
+  mark(job, key, depth, flags)
+  if depth < last then
+    for _, child in ipairs(children) do
+      meet(job, child, depth + 1, page[1], seq)
+    end
+  end
+  close(job, depth)
+  host_freed(host)
+  return DONE
+end
+
+local function reap()
+  local lost = 0
+  while true do
+    local due = rc('ZRANGEBYSCORE', P .. 'x', '-inf', now, 'LIMIT', 0, 100)
+    if #due == 0 then
+      break
+    end
+    for _, expiry in ipairs(due) do
+      rc('ZREM', P .. 'x', expiry)
+      local key, id = string.sub(expiry, 16, 23), string.sub(expiry, 24)
+      local job = running(id)
+      local lease = job and rc('HGET', job.k .. 'l', key)
+      if lease and tonumber(lease) == tonumber(string.sub(expiry, 1, 15)) then
+        lost = lost + 1
+        local page, depth = outstanding_page(job, key), seen(job, key)
+        page[5] = page[5] + 1
+        if page[5] >= attempts then
+          give_up(job, key, page, depth, 'failed:worker_lost', true)
+        else
+          keep_page(job, key, page)
+          give_back(job, key, page, depth)
+        end
+        host_freed(page[3])
+      end
+    end
+  end
+  local cascades = rc('EXISTS', P .. 'casc') == 1
+  for _, id in ipairs(rc('LRANGE', P .. 'turns', 0, -1)) do
+    if jobs[id] or (cascades and rc('SISMEMBER', P .. 'casc', id) == 1) then
+      changed = changed or cascades
+      settled(load(id), budget)
+    end
+  end
+  changed = changed or lost > 0
+  return lost
+end
+
+-- Lease one page of the job; false if it has none that may go out now.
+local function lease_next(job, leases, specs)
+  if job.max > 0 and (job.counts.fetched or 0) + job.fetching >= job.max then
+    return false
+  end
+  local key = pop(job)
+  if not key then
+    return false
+  end
+  local page, depth = outstanding_page(job, key), seen(job, key)
+  local lease = next_lease()
+  rc('HSET', job.k .. 'l', key, lease)
+  rc('ZADD', P .. 'x', now + lease_ms, expiry_of(job, key, lease))
+  job.queued = job.queued - 1
+  job.leased = job.leased + 1
+  if page[6] == 0 then
+    job.fetching = job.fetching + 1
+  end
+  local host = host_state(page[3])
+  host.busy = host.busy + 1
+  host.changed = true
+  leases[#leases + 1] = { job.id, lease, page[1], page[2], depth, page[5] + 1 }
+  specs[job.id] = { job.run, job.base, job.spec }
+  return true
+end
+
+local function as_set(list)
+  local set = {}
+  for _, name in ipairs(list) do
+    set[name] = true
+  end
+  return set
+end
+
+local calls = {}
+local reads = { events = true, status = true, audit = true, extend = true }
+
+-- job, spec, depth, max, spider, base, token, run -> {run, seeding lease or 0} or 'fenced'
+function calls.open(a)
+  local job = load(a.job)
+  if not job then
+    job = {
+      id = a.job, k = P .. a.job .. ':', fresh = {}, line = {},
+      spec = a.spec, depth = a.depth, max = a.max, spider = a.spider, base = a.base,
+      token = a.token, run = a.run, state = 'running',
+      found = 0, queued = 0, leased = 0, fetching = 0, outstanding = 1, cascading = 0, aside = 0,
+      seeding = true, seeding_lease = 0, cutting = '', flawed = false, floor = SEEDING_DEPTH,
+      at = { [SEEDING_DEPTH] = 1 }, counts = {}, kept = {},
+      turn = 0, arrivals = 0, logged = 0, size = 1, split = 0,
+    }
+    jobs[a.job] = job
+    rc('RPUSH', P .. 'turns', a.job)
+  elseif fence(job, a.token) then
+    return 'fenced'
+  end
+  changed = true
+  if job.state == 'running' and job.seeding then
+    job.seeding_lease = next_lease()
+    return { job.run, job.seeding_lease }
+  end
+  return { job.run, 0 }
+end
+
+-- finished, want, jobs or false, spiders or false -> {verdicts, leases, specs by job, running}
+function calls.exchange(a)
+  local verdicts, leases, specs = {}, {}, {}
+  for i, f in ipairs(a.finished) do
+    verdicts[i] = finish(f)
+    changed = true
+  end
+  reap()
+  local running_ids, served = {}, {}
+  local only, spiders = a.jobs and as_set(a.jobs), a.spiders and as_set(a.spiders)
+  for _, id in ipairs(rc('LRANGE', P .. 'turns', 0, -1)) do
+    if not only or only[id] then
+      running_ids[#running_ids + 1] = id
+      if a.want > 0 and (not spiders or spiders[load(id).spider]) then
+        served[#served + 1] = load(id)
+      end
+    end
+  end
+  while #served > 0 and #leases < a.want do
+    local still = {}
+    for _, job in ipairs(served) do
+      if #leases < a.want and lease_next(job, leases, specs) then
+        still[#still + 1] = job
+      end
+    end
+    served = still
+  end
+  if #running_ids > 1 or a.jobs then
+    -- The job that waited longest is first in the next exchange.
+    for i, lease in ipairs(leases) do
+      if not leases[i + 1] or leases[i + 1][1] ~= lease[1] then
+        rc('LREM', P .. 'turns', 1, lease[1])
+        rc('RPUSH', P .. 'turns', lease[1])
+      end
+    end
+  end
+  return { verdicts, leases, specs, running_ids }
+end
+
+-- refs -> a list of booleans
+function calls.extend(a)
+  local kept = {}
+  for i, ref in ipairs(a.refs) do
+    local job = leased_page(ref)
+    if job then
+      rc('ZADD', P .. 'x', now + lease_ms, expiry_of(job, ref.key, ref.lease))
+    end
+    kept[i] = job ~= nil
+  end
+  return kept
+end
+
+-- refs -> how many
+function calls.release(a)
+  local taken = 0
+  for _, ref in ipairs(a.refs) do
+    local job, page, depth = leased_page(ref)
+    if job then
+      give_back(job, ref.key, page, depth)
+      host_freed(page[3])
+      settled(job, budget)
+      taken = taken + 1
+    end
+  end
+  changed = taken > 0
+  return taken
+end
+
+function calls.reap()
+  return reap()
+end
+
+-- job, token, reason -> boolean or 'fenced'
+function calls.cancel(a)
+  local job = load(a.job)
+  if not job then
+    return false
+  end
+  if fence(job, a.token) then
+    return 'fenced'
+  end
+  if job.state ~= 'running' then
+    return false
+  end
+  local busy = {}
+  for _, key in ipairs(rc('HKEYS', job.k .. 'l')) do
+    busy[#busy + 1] = outstanding_page(job, key)[3]
+  end
+  table.sort(busy)
+  job.cutting, job.flawed = a.reason, true
+  give_up_all(job, 'skipped:' .. a.reason, true)
+  for _, key in ipairs(rc('LRANGE', job.k .. 'c', 0, -1)) do
+    local depth, flags = seen(job, key)
+    count(job, depth, -1)
+    mark(job, key, depth, flags - CASCADING)
+  end
+  rc('DEL', job.k .. 'c')
+  job.cascading = 0
+  if job.seeding then
+    job.seeding = false
+    count(job, SEEDING_DEPTH, -1)
+  end
+  job.state = a.reason == 'cancelled' and 'cancelled' or 'done'
+  free_links(job)
+  for _, host in ipairs(busy) do
+    host_freed(host)
+  end
+  retire(job)
+  changed = true
+  return true
+end
+
+-- job, token -> true or 'fenced'
+function calls.forget(a)
+  local job = load(a.job)
+  if not job then
+    return true
+  end
+  if fence(job, a.token) then
+    return 'fenced'
+  end
+  if job.state == 'running' then
+    return true
+  end
+  for number = 0, job.size + job.split - 1 do
+    rc('UNLINK', job.k .. 'u' .. number)
+  end
+  for _, name in ipairs({ 's', 'o', 'l', 'n', 'r', 'a', 'k', 'c', 'sp', 'log' }) do
+    rc('UNLINK', job.k .. name)
+  end
+  jobs[a.job] = false
+  changed = true
+  return true
+end
+
+-- job, after, limit -> {run, state, final depth} and the entries as they are stored; or false
+function calls.events(a)
+  local job = load(a.job)
+  if not job then
+    return false
+  end
+  local entries = rc('LRANGE', job.k .. 'log', a.after, a.after + a.limit - 1)
+  local final = job.state == 'running' and job.floor + 1 or job.depth
+  table.insert(entries, 1, pack({ job.run, job.state, final }))
+  return entries
+end
+
+-- job -> the counters, or false
+function calls.status(a)
+  local job = load(a.job)
+  if not job then
+    return false
+  end
+  return {
+    job.run, job.state, job.found, job.queued, job.leased, job.floor, job.depth,
+    job.counts, job.flawed,
+  }
+end
+
+-- job -> {{what, counted, there are}, ...}
+function calls.audit(a)
+  local job = load(a.job)
+  if not job then
+    return {}
+  end
+  local outstanding, leased, fetching = rc('HGETALL', job.k .. 'o'), 0, 0
+  local queued, hosts_seen = 0, {}
+  for i = 1, #outstanding, 2 do
+    local page = unpack_msg(outstanding[i + 1])
+    hosts_seen[page[3]] = true
+    if rc('HEXISTS', job.k .. 'l', outstanding[i]) == 1 then
+      leased = leased + 1
+      if page[6] == 0 then
+        fetching = fetching + 1
+      end
+    end
+  end
+  for host in pairs(hosts_seen) do
+    queued = queued + rc('ZCARD', job.k .. 'q:' .. host)
+  end
+  local found, disposed, ended = 0, 0, 0
+  for number = 0, job.size + job.split - 1 do
+    local values = rc('HVALS', job.k .. 'u' .. number)
+    found = found + #values
+    for _, value in ipairs(values) do
+      if has(tonumber(value) % FLAGS, ENDED) then
+        ended = ended + 1
+      end
+    end
+  end
+  for _, n in pairs(job.counts) do
+    disposed = disposed + n
+  end
+  local at = 0
+  for _, n in pairs(job.at) do
+    at = at + n
+  end
+  local seeding = job.seeding and 1 or 0
+  return {
+    { 'queued pages', job.queued, queued },
+    { 'leased pages', job.leased, leased },
+    { 'leases', job.leased, rc('HLEN', job.k .. 'l') },
+    { 'pages being fetched', job.fetching, fetching },
+    { 'pages found', job.found, found },
+    { 'pages neither outstanding nor ended', 0, found - ended - #outstanding / 2 },
+    { 'log entries', job.logged, rc('LLEN', job.k .. 'log') },
+    { 'cascading pages', job.cascading, rc('LLEN', job.k .. 'c') },
+    { 'outstanding by depth', job.outstanding, at },
+    { 'outstanding', job.outstanding, job.queued + job.leased + job.cascading + seeding },
+  }
+end
+
+local a = unpack_msg(ARGV[2])
+if a.now then
+  now = a.now
+else
+  local time = rc('TIME')
+  now = time[1] * 1000 + floor(time[2] / 1000)
+end
+lease_ms, attempts, budget, limit = a.lease_ms, a.attempts, a.cascade, a.host_concurrency
+local answer = calls[ARGV[1]](a)
+if not reads[ARGV[1]] then
+  save_jobs()
+  save_hosts()
+end
+if changed then
+  rc('PUBLISH', P .. 'wake', '')
+end
+if ARGV[1] == 'events' and answer then
+  return answer -- stored packed already
+end
+return pack(answer)
