@@ -23,16 +23,25 @@ class Following:
     """Shows a job's progress on ``console`` and writes its result.
 
     :param cancels: whether Ctrl-C cancels the job, or only stops following it.
+    :param where: options with which other commands find the same farm.
     """
 
     def __init__(
-        self, reactor: Any, interrupts: Interrupts, console: Console, output: Output, *, cancels: bool = True
+        self,
+        reactor: Any,
+        interrupts: Interrupts,
+        console: Console,
+        output: Output,
+        *,
+        cancels: bool = True,
+        where: str = "",
     ) -> None:
         self._reactor = reactor
         self._interrupts = interrupts
         self._console = console
         self._output = output
         self._cancels = cancels
+        self._where = where
         self._interrupted = 0
 
     async def follow(self, job: Job, title: str) -> int:
@@ -100,10 +109,9 @@ class Following:
             show_receipt(self._console, end.receipt)
         elif self._interrupted:
             self._say(f"left: {view.line()}")
-            if not self._cancels:
-                self._say(
-                    f"the job goes on; `crawlfarm resume {job.id}` follows it, `crawlfarm cancel {job.id}` ends it"
-                )
+            goes_on = "it is not known whether the job was cancelled" if self._cancels else "the job goes on"
+            name = f"{job.id}{self._where}"
+            self._say(f"{goes_on}; `crawlfarm resume {name}` follows it, `crawlfarm cancel {name}` ends it")
         return 128 + self._interrupted if self._interrupted else 1
 
     def _say(self, text: str) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from crawlfarm.cli.following import Following
 from crawlfarm.cli.logs import printable
 from crawlfarm.cli.loop import Interrupts, run_main
-from crawlfarm.cli.options import checked_job, gateway_option, job_options, output_option
+from crawlfarm.cli.options import DEFAULT_GATEWAY, checked_job, gateway_option, job_options, output_option
 from crawlfarm.cli.output import Output, kind_of
 from crawlfarm.cli.report import show_receipt
 from crawlfarm.config import Config
@@ -55,7 +55,8 @@ def submit(
         if target is None:
             click.echo(job.id)
             return 0
-        return await Following(reactor, interrupts, _stderr(), target).follow(job, asked.url)
+        click.echo(f"job {job.id} accepted", err=True)
+        return await Following(reactor, interrupts, _stderr(), target, where=_where(gateway)).follow(job, asked.url)
 
     return _with_client(gateway, use)
 
@@ -74,7 +75,8 @@ def resume(job: str, output: str | None, gateway: str) -> int:
 
     async def use(client: Any, reactor: Any, interrupts: Interrupts) -> int:
         followed = await interrupts.unless(client.attach(job, stream=target.wants_records))
-        return await Following(reactor, interrupts, _stderr(), target, cancels=False).follow(followed, job)
+        following = Following(reactor, interrupts, _stderr(), target, cancels=False, where=_where(gateway))
+        return await following.follow(followed, job)
 
     return _with_client(gateway, use)
 
@@ -112,12 +114,18 @@ def cancel(job: str, gateway: str) -> int:
                 click.echo("the job is cancelled; until then:", err=True)
                 show_receipt(_stderr(), receipt)
             case Result():
-                click.echo(f"the job had its result already: `crawlfarm resume {job}` gets it", err=True)
+                click.echo(
+                    f"the job had its result already: `crawlfarm resume {job}{_where(gateway)}` gets it", err=True
+                )
             case Failed(error=error):
                 click.echo(f"the job had failed already ({error.code}): {printable(error.message)}", err=True)
         return 0
 
     return _with_client(gateway, use)
+
+
+def _where(gateway: str) -> str:
+    return "" if gateway == DEFAULT_GATEWAY else f" --gateway {gateway}"
 
 
 def _stderr() -> Console:

@@ -15,7 +15,7 @@ from crawlfarm.core.backoff import Backoff
 from crawlfarm.core.ports import Delivery, FrontierStore, JobQueue, LockService, ResultStore
 from crawlfarm.errors import CrawlfarmError
 from crawlfarm.master.tenure import Tenure
-from crawlfarm.wire.lockd import Acquire, CancelWanted, Granted
+from crawlfarm.wire.lockd import Acquire, CancelWanted, Granted, Release
 
 log = Logger()
 
@@ -52,7 +52,7 @@ class Master:
         self._results = results
         self._tenures: dict[str, Tenure] = {}
         self._running: list[Deferred[Any]] = []
-        self._asking = 0
+        self._asking: list[Deferred[Any]] = []
         self._failures = 0
         self._pausing: Any = None
         self._backoff = Backoff()
@@ -79,13 +79,14 @@ class Master:
             self._pausing = None
         for tenure in list(self._tenures.values()):
             tenure.give_back()
+        await DeferredList(list(self._asking), consumeErrors=True)
         await DeferredList(list(self._running), consumeErrors=True)
 
     # --- inside ---------------------------------------------------------------------
 
     @property
     def _free(self) -> int:
-        return self._config.slots - len(self._running) - self._asking
+        return self._config.slots - len(self._running) - len(self._asking)
 
     def _adjust(self) -> None:
         """Consume while there is a free slot, and only then."""
@@ -100,11 +101,17 @@ class Master:
         if self._free <= 0 or self._stopping or self._pausing is not None:
             delivery.requeue()
             return
-        self._asking += 1
+        answered: Deferred[None] = Deferred()
+        self._asking.append(answered)
         self._adjust()
-        Deferred.fromCoroutine(self._ask(delivery)).addErrback(
-            lambda f: log.failure("taking job {job} failed", failure=f, job=delivery.message.job)
-        )
+        asking = Deferred.fromCoroutine(self._ask(delivery))
+        asking.addErrback(lambda f: log.failure("taking job {job} failed", failure=f, job=delivery.message.job))
+        asking.addBoth(self._asked, answered)
+
+    def _asked(self, _: Any, answered: Deferred[None]) -> None:
+        self._asking.remove(answered)
+        answered.callback(None)
+        self._adjust()
 
     async def _ask(self, delivery: Delivery) -> None:
         job = delivery.message.job
@@ -112,21 +119,18 @@ class Master:
         try:
             answer = await self._locks.call(Acquire(self.name, job))
         except CrawlfarmError as e:
-            self._asking -= 1
             delivery.requeue()
             self._pause(job, e)
             return
-        self._asking -= 1
         self._failures = 0
         if not isinstance(answer, Granted):
             delivery.ack()  # leased, ended or unknown: nothing to do for this message
         elif answer.job == job:
             delivery.ack()
-            self._take(answer, asked)
+            await self._take(answer, asked)
         else:
             delivery.requeue()  # an overdue job goes first; ours waits for the next slot
-            self._take(answer, asked)
-        self._adjust()
+            await self._take(answer, asked)
 
     def _pause(self, job: str, error: CrawlfarmError) -> None:
         """Nobody grants leases now: take nothing until the next try."""
@@ -141,8 +145,9 @@ class Master:
         self._pausing = None
         self._adjust()
 
-    def _take(self, granted: Granted, asked: float) -> None:
+    async def _take(self, granted: Granted, asked: float) -> None:
         if granted.job in self._tenures or self._stopping:
+            await self._locks.call(Release(self.name, granted.job, granted.token))
             return
         log.info("job {job} begins", job=granted.job, token=granted.token, attempt=granted.attempt, master=self.name)
         tenure = Tenure(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import sys
 from pathlib import Path
@@ -69,6 +70,12 @@ class CommandTests(TestCase):
         """What ``crawlfarm status`` says of a job."""
         state: str = json.loads(self.output_of(self.client("status", job)))["state"]
         return state
+
+    def job_of(self, client: Child) -> str:
+        """The id that ``crawlfarm submit`` says on its first line."""
+        found = re.match(r"job (\S+) accepted\n", client.stderr)
+        assert found is not None, client.stderr
+        return found[1]
 
     def submit_detached(self, url: str, depth: int) -> str:
         output = self.output_of(self.client("submit", url, "--depth", str(depth), "--detach"))
