@@ -76,6 +76,13 @@ PACKAGES: Mapping[str, Callable[[], object]] = {
 }
 """Debian package to what tells that it is here."""
 
+_NAMED: Mapping[str, str] = {
+    "redis-server": "CRAWLFARM_TEST_REDIS_URL",
+    "postgresql": "CRAWLFARM_TEST_POSTGRES_URL",
+    "rabbitmq-server": "CRAWLFARM_TEST_RABBITMQ_URL",
+}
+"""Package to the variable that names a server to use instead."""
+
 _SERVICES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "nginx-light": (("nginx.service",), "www-data"),
     "redis-server": (("redis-server.service",), "redis"),
@@ -86,8 +93,12 @@ _SERVICES: Mapping[str, tuple[tuple[str, ...], str]] = {
 
 
 def missing(names: Collection[str] | None = None) -> list[str]:
-    """Those of the named packages (all, by default) whose content is not on this machine."""
-    return [name for name, look in PACKAGES.items() if (names is None or name in names) and not look()]
+    """Those of the named packages (all, by default) whose content is needed and not on this machine."""
+    return [
+        name
+        for name, look in PACKAGES.items()
+        if (names is None or name in names) and not look() and not os.environ.get(_NAMED.get(name, ""))
+    ]
 
 
 def how_to_install(names: Collection[str]) -> str:
