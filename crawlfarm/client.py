@@ -97,7 +97,9 @@ class Client:
         :raises BadInput: it cannot be taken; ``path`` says where it is wrong.
         :raises Unavailable: the farm was busy for all of ``give_up_s``.
         """
-        return Deferred.fromCoroutine(self._submit(url, depth, options or JobOptions(), id or str(uuid.uuid4())))
+        return Deferred.fromCoroutine(
+            self._submit(url, depth, options or JobOptions(), str(uuid.uuid4()) if id is None else id)
+        )
 
     async def _submit(self, url: str, depth: int, options: JobOptions, id: str) -> Job:
         message = _checked(Submit(id, url, depth, options))

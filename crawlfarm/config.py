@@ -211,7 +211,10 @@ def _database_url(environ: Mapping[str, str]) -> str:
         if not url.startswith(_SQLITE) or len(url) == len(_SQLITE):
             raise ConfigError(f"{name}: an SQLite file is given as sqlite:///PATH")
         return url
-    return _url(environ, name, "postgresql", "postgres")
+    try:
+        return _url(environ, name, "postgresql", "postgres")
+    except ConfigError as e:
+        raise ConfigError(f"{e} or sqlite:///PATH") from None
 
 
 def _seconds(environ: Mapping[str, str], name: str, default: object) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
@@ -19,6 +20,7 @@ from crawlfarm.adapters.sql.database import Database
 from crawlfarm.adapters.sql.results import SqlResults
 from crawlfarm.config import Config
 from crawlfarm.core.frontier import FrontierModel
+from crawlfarm.errors import ConfigError
 from crawlfarm.master.daemon import Master
 from crawlfarm.worker.daemon import Worker
 from lockd.service import LockDaemon
@@ -32,11 +34,13 @@ class EmbeddedFarm:
 
     Accepted jobs are rows in SQLite: a farm started on the same ``config.run_dir`` goes on
     with them.
+
+    :raises ConfigError: the configuration names servers.
     """
 
     def __init__(self, reactor: Any, config: Config) -> None:
         timings = config.timings
-        self._database = Database(reactor, config.database_path)
+        self._database = Database(reactor, _sqlite_file(config))
         results = SqlResults(self._database)
         queue = MemoryQueue(reactor)
         frontier = MemoryFrontier(
@@ -96,6 +100,21 @@ class EmbeddedFarm:
             (self._database.close,),
         ):
             await DeferredList([Deferred.fromCoroutine(_stopped(stop)) for stop in together])
+
+
+def _sqlite_file(config: Config) -> Path:
+    path = config.database_path
+    servers = {
+        "CRAWLFARM_BROKER_URL": config.broker_url,
+        "CRAWLFARM_FRONTIER_URL": config.frontier_urls,
+        "CRAWLFARM_CACHE_URL": config.cache_url,
+        "CRAWLFARM_DATABASE_URL": path is None,
+    }
+    for name, is_set in servers.items():
+        if is_set:
+            raise ConfigError(f"{name} names a server, but this command has only the embedded stand-ins yet: unset it")
+    assert path is not None
+    return path
 
 
 async def _stopped(stop: Callable[[], Awaitable[None]]) -> None:

@@ -16,8 +16,8 @@ from crawlfarm.cli.output import Output, kind_of
 from crawlfarm.cli.report import show_receipt
 from crawlfarm.config import Config
 from crawlfarm.errors import ConnectionGone
-from crawlfarm.wire.client import Cancelled, Failed, Result
-from crawlfarm.wire.codec import encode_json
+from crawlfarm.wire.client import Cancel, Cancelled, Failed, Request, Result, Resume, Status, Submit
+from crawlfarm.wire.codec import decode_request, encode_json
 
 Use = Callable[[Any, Any, Interrupts], Awaitable[int]]
 
@@ -48,6 +48,8 @@ def submit(
         raise click.UsageError("--detach leaves before there is a result: `crawlfarm resume JOB -o FILE` gets it.")
     stream = not detach and kind_of(output) != ".json"
     asked = checked_job(url, depth, scope=scope, max_pages=max_pages, detach=detach, stream=stream)
+    if client_id is not None:
+        _check(Submit(client_id, asked.url, asked.depth, asked.options))
     target = None if detach else Output(Config.load(), output)
 
     async def use(client: Any, reactor: Any, interrupts: Interrupts) -> int:
@@ -71,6 +73,7 @@ def resume(job: str, output: str | None, gateway: str) -> int:
     \b
     crawlfarm resume 1b4e28ba-2fa1-41d2-883f-0016d3cca427 -o pages.csv
     """
+    _check(Resume(job))
     target = Output(Config.load(), output, job)
 
     async def use(client: Any, reactor: Any, interrupts: Interrupts) -> int:
@@ -91,6 +94,8 @@ def status(job: str, gateway: str) -> int:
     crawlfarm status 1b4e28ba-2fa1-41d2-883f-0016d3cca427
     """
 
+    _check(Status(job))
+
     async def use(client: Any, reactor: Any, interrupts: Interrupts) -> int:
         click.echo(encode_json(await interrupts.unless(client.status(job))))
         return 0
@@ -108,6 +113,8 @@ def cancel(job: str, gateway: str) -> int:
     crawlfarm cancel 1b4e28ba-2fa1-41d2-883f-0016d3cca427
     """
 
+    _check(Cancel(job))
+
     async def use(client: Any, reactor: Any, interrupts: Interrupts) -> int:
         match await interrupts.unless(client.cancel(job)):
             case Cancelled(receipt=receipt):
@@ -122,6 +129,11 @@ def cancel(job: str, gateway: str) -> int:
         return 0
 
     return _with_client(gateway, use)
+
+
+def _check(message: Request) -> None:
+    """:raises BadInput: a gateway would refuse it."""
+    decode_request(encode_json(message))
 
 
 def _where(gateway: str) -> str:

@@ -11,8 +11,9 @@ import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
+from crawlfarm.cli.rundir import made
 from crawlfarm.config import Config
-from crawlfarm.errors import BadInput, ConfigError, CrawlfarmError
+from crawlfarm.errors import BadInput, CrawlfarmError
 from crawlfarm.wire.client import Result
 from crawlfarm.wire.codec import encode_json, shown
 from crawlfarm.wire.pages import PageRecord
@@ -38,11 +39,11 @@ class Output:
     """
 
     def __init__(self, config: Config, target: str | None, name: str = "") -> None:
-        self._results = config.run_dir / "results"
+        self._config = config
         self.target = self._new_file(name) if target is None else target
         self.kind = kind_of(self.target)
         if self.target != STDOUT:
-            _check(Path(self.target), self.kind)
+            _check(self.target, self.kind)
 
     @property
     def wants_records(self) -> bool:
@@ -73,12 +74,9 @@ class Output:
             ) from e
 
     def _new_file(self, name: str, kind: str = ".json") -> str:
-        try:
-            self._results.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise ConfigError(f"the run directory {str(self._results.parent)!r} cannot be used: {e.strerror}") from e
+        results = made(self._config, "results")
         safe = "".join(c for c in name if c.isascii() and (c.isalnum() or c == "-"))[:64]
-        return str(self._results / f"{safe or uuid.uuid4()}{kind}")
+        return str(results / f"{safe or uuid.uuid4()}{kind}")
 
 
 def kind_of(target: str | None) -> str:
@@ -86,9 +84,11 @@ def kind_of(target: str | None) -> str:
     return ".json" if target in (None, STDOUT) else Path(target or "").suffix.lower()
 
 
-def _check(path: Path, kind: str) -> None:
+def _check(target: str, kind: str) -> None:
+    path = Path(target)
+
     def refuse(why: str) -> BadInput:
-        return BadInput(f"output: {shown(str(path))} cannot be written: {why}", path="output", code="output")
+        return BadInput(f"output: {shown(target)} cannot be written: {why}", path="output", code="output")
 
     try:
         if path.is_dir():

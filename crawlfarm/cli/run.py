@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 
+from crawlfarm.cli import rundir
 from crawlfarm.cli.loop import Interrupts, run_main
 from crawlfarm.cli.options import Asked, allow_network_option, checked_job, job_options
 from crawlfarm.cli.output import Output, kind_of
 from crawlfarm.cli.watch import starting
 from crawlfarm.config import Config, parse_networks
-from crawlfarm.errors import ConfigError
 
 SAMPLE_DEPTH = 5
 _SAMPLE_URL = "http://sample.invalid/"
@@ -51,7 +49,7 @@ def run(
         url, depth = _SAMPLE_URL, depth or str(SAMPLE_DEPTH)
     asked = checked_job(url, depth, scope=scope, max_pages=max_pages, stream=kind_of(output) != ".json")
     target = Output(config, output)
-    own_dir = _own_dir(config.run_dir)
+    own_dir = rundir.own(config)
     config = replace(
         config,
         allow_networks=tuple(networks),
@@ -63,14 +61,6 @@ def run(
         return run_main(lambda reactor, interrupts: _run(reactor, interrupts, config, asked, target))
     finally:
         shutil.rmtree(own_dir, ignore_errors=True)
-
-
-def _own_dir(run_dir: Path) -> Path:
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix="run-", dir=run_dir))
-    except OSError as e:
-        raise ConfigError(f"the run directory {str(run_dir)!r} cannot be used: {e.strerror}") from e
 
 
 async def _run(reactor: Any, interrupts: Interrupts, config: Config, asked: Asked, target: Output) -> int:

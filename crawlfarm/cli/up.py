@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from crawlfarm.cli import rundir
 from crawlfarm.cli.loop import Interrupts, run_main
 from crawlfarm.cli.options import allow_network_option
 from crawlfarm.config import Config, parse_networks
@@ -48,6 +49,7 @@ def up(workers: int, masters: int, gateways: int, allow_network: tuple[str, ...]
     config = Config.load()
     networks = (*config.allow_networks, *parse_networks(",".join(allow_network), "--allow-network"))
     config = replace(config, allow_networks=networks)
+    rundir.made(config)
     return run_main(lambda reactor, interrupts: _up(reactor, interrupts, config))
 
 
