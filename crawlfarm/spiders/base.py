@@ -89,20 +89,20 @@ class LevelSpider(Spider):
         visit.ended(self.disposition_of(failure, request))
 
     def _read(self, visit: Visit, response: TextResponse) -> None:
-        tree = parse(response)
+        page = parse(response)
         lease = visit.lease
         base = response.url if lease.depth == 0 else lease.base
 
         def read_links() -> Sequence[Child]:
-            return children_of(parse(response), response, lease.spec.scope, base)
+            return children_of(page, response, lease.spec.scope, base)
 
         if lease.depth < lease.spec.depth - 1:
-            children: list[Child] | None = children_of(tree, response, lease.spec.scope, base)
+            children: list[Child] | None = children_of(page, response, lease.spec.scope, base)
         else:
             # On the last level, as far as is known; the frontier asks if it is not.
             children = None
             visit.read_links = read_links
-        visit.fetched(response, title=title_of(tree), children=children)
+        visit.fetched(response, title=title_of(page), children=children)
 
     def disposition_of(self, failure: Failure, request: Request) -> str:
         """How a page without a response ended, from what its download raised."""
