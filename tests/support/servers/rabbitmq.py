@@ -150,7 +150,9 @@ class RabbitServer(Server):
         :raises ServerFailed: with what it said.
         """
         command = [str(_programs() / "rabbitmqctl"), "-n", self._node, *words]
-        environ = {**os.environ, **{k: v for k, v in self._environ().items() if v is not None}}
+        ours = {name: value for name, value in self._environ().items() if value is not None}
+        # Nobody would end the epmd that it starts where it finds none.
+        environ = {**os.environ, **ours, "RABBITMQ_CTL_ERL_ARGS": "-start_epmd false"}
         done = subprocess.run(
             command, env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
         )
