@@ -168,7 +168,7 @@ class Farm:
     def _replay(self) -> None:
         """A finish whose lease is no longer valid, saying what must not be believed."""
         late = [finish for finish in self.past if finish.ref not in self.frontier.held]
-        late += [replace(f, ref=replace(f.ref, run=f.ref.run + 1)) for f in self.past]
+        late += [Finish(replace(ref, run=ref.run + 1), "fetched") for ref in self.frontier.held]
         if late:
             finish = replace(self.rng.choice(late), title="poison", children=(POISON,), disposition="fetched")
             worker = self.rng.choice(self.workers)
