@@ -93,6 +93,8 @@ DONE = "done"
 """Verdict: the finish was applied."""
 STALE = "stale"
 """Verdict: the lease was not valid any more; nothing was applied."""
+LATER = "later"
+"""Verdict: the shard of this page's job is away; hand it in again."""
 LINKS_WANTED = "links_wanted"
 """Verdict: finish again with the links; the lease is kept."""
 

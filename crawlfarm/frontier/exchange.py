@@ -16,7 +16,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from crawlfarm.core.backoff import Backoff
-from crawlfarm.core.ports import LINKS_WANTED, STALE, Child, Finish, FrontierStore, LeaseRef, PageLease
+from crawlfarm.core.ports import LATER, LINKS_WANTED, STALE, Child, Finish, FrontierStore, LeaseRef, PageLease
 
 log = Logger()
 
@@ -60,6 +60,7 @@ class Exchange:
         self._ready: deque[PageLease] = deque()
         self._held: dict[LeaseRef, Callable[[], Sequence[Child]] | None] = {}
         self._finished: list[Finish] = []
+        self._postponed: list[Finish] = []
         self._busy = False
         self._dry = False
         self._woken_meanwhile = False
@@ -139,7 +140,7 @@ class Exchange:
         hungry = not (self._stopping or self._dry) and len(self._ready) <= self._buffer // 2
         if self._finished or hungry:
             self._schedule(0.0)
-        elif self._dry and not self._stopping:
+        elif (self._dry and not self._stopping) or self._postponed:
             self._schedule(_IDLE_POLL_S)
 
     def _schedule(self, delay_s: float) -> None:
@@ -174,7 +175,8 @@ class Exchange:
         return d
 
     async def _one(self) -> None:
-        finished, self._finished = self._finished, []
+        finished = self._postponed + self._finished
+        self._postponed, self._finished = [], []
         want = 0 if self._stopping else max(0, self._buffer - len(self._ready))
         self._woken_meanwhile = False
         try:
@@ -203,6 +205,9 @@ class Exchange:
             self._changed()
 
     def _acknowledge(self, finish: Finish, verdict: str) -> None:
+        if verdict == LATER:
+            self._postponed.append(finish)
+            return
         read_links = self._held.pop(finish.ref, None)
         if verdict == LINKS_WANTED:
             self.finish(_with_links(finish, read_links))

@@ -4,7 +4,7 @@
 -- KEYS[1] P, the prefix of all keys        ARGV[1] the call        ARGV[2] its arguments, MessagePack
 --
 -- of the farm                              of one job, K = P .. job .. ':'
---   P turns   list: running jobs, in turn    K s    string: the counters, MessagePack (see load)
+--   P turns   list: running jobs, in turn    K s    string: the counters, MessagePack (see open)
 --   P leases  string: last lease id          K u#   hash: 8-byte page key -> depth and flags, in
 --   P x       zset: lease -> expiry, ms               buckets small enough to stay packed
 --   P h       hash: host -> in flight        K o    hash: outstanding page -> what it takes to ask
@@ -20,6 +20,8 @@
 --                                            K log  list: the job's log
 local P = KEYS[1]
 local rc = redis.call
+local args = cmsgpack.unpack(ARGV[2])
+local server = args.server or ''
 local pack, unpack_msg = cmsgpack.pack, cmsgpack.unpack
 local floor = math.floor
 local STEP = 2 ^ 40 -- depth * STEP + a number that only grows: sorts by depth, then age
@@ -58,9 +60,11 @@ local function load(id)
   return job
 end
 
+-- A job opened on another Redis process is served to nobody until its master opens it
+-- again: what was written last may be gone from this one.
 local function running(id)
   local job = load(id)
-  return job and job.state == 'running' and job or nil
+  return job and job.state == 'running' and job.server == server and job or nil
 end
 
 local function save_jobs()

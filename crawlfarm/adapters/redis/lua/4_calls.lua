@@ -175,25 +175,135 @@ local function as_set(list)
 end
 
 local calls = {}
-local reads = { events = true, status = true, audit = true, extend = true }
+local reads = { events = true, status = true, audit = true, extend = true, has = true }
+
+local function job_keys(job)
+  local names = { 's', 'o', 'l', 'n', 'r', 'a', 'k', 'c', 'sp', 'log' }
+  for number = 0, job.size + job.split - 1 do
+    names[#names + 1] = 'u' .. number
+  end
+  for depth in pairs(job.kept) do
+    names[#names + 1] = 'd:' .. depth
+  end
+  return names
+end
+
+local function drop(job)
+  for _, name in ipairs(job_keys(job)) do
+    rc('UNLINK', job.k .. name)
+  end
+  jobs[job.id] = false
+end
+
+local function create(a)
+  local job = {
+    id = a.job, k = P .. a.job .. ':', fresh = {}, line = {},
+    spec = a.spec, depth = a.depth, max = a.max, spider = a.spider, base = a.base,
+    token = a.token, run = a.run, server = server, state = 'running',
+    found = 0, queued = 0, leased = 0, fetching = 0, outstanding = 1, cascading = 0, aside = 0,
+    seeding = true, seeding_lease = 0, cutting = '', flawed = false, floor = SEEDING_DEPTH,
+    at = { [SEEDING_DEPTH] = 1 }, counts = {}, kept = {},
+    turn = 0, arrivals = 0, logged = 0, size = 1, split = 0,
+  }
+  jobs[a.job] = job
+  rc('LREM', P .. 'turns', 0, a.job)
+  rc('RPUSH', P .. 'turns', a.job)
+  return job
+end
+
+-- What every counter says, and what is there.
+local function findings(job)
+  local outstanding, leased, fetching = rc('HGETALL', job.k .. 'o'), 0, 0
+  local queued, hosts_seen = 0, {}
+  for i = 1, #outstanding, 2 do
+    local page = unpack_msg(outstanding[i + 1])
+    hosts_seen[page[3]] = true
+    if rc('HEXISTS', job.k .. 'l', outstanding[i]) == 1 then
+      leased = leased + 1
+      if page[6] == 0 then
+        fetching = fetching + 1
+      end
+    end
+  end
+  for host in pairs(hosts_seen) do
+    queued = queued + rc('ZCARD', job.k .. 'q:' .. host)
+  end
+  local found, disposed, ended = 0, 0, 0
+  for number = 0, job.size + job.split - 1 do
+    local values = rc('HVALS', job.k .. 'u' .. number)
+    found = found + #values
+    for _, value in ipairs(values) do
+      if has(tonumber(value) % FLAGS, ENDED) then
+        ended = ended + 1
+      end
+    end
+  end
+  for _, n in pairs(job.counts) do
+    disposed = disposed + n
+  end
+  local at = 0
+  for _, n in pairs(job.at) do
+    at = at + n
+  end
+  local seeding = job.seeding and 1 or 0
+  return {
+    { 'queued pages', job.queued, queued },
+    { 'leased pages', job.leased, leased },
+    { 'leases', job.leased, rc('HLEN', job.k .. 'l') },
+    { 'pages being fetched', job.fetching, fetching },
+    { 'pages found', job.found, found },
+    { 'pages neither outstanding nor ended', 0, found - ended - #outstanding / 2 },
+    { 'log entries', job.logged, rc('LLEN', job.k .. 'log') + #job.fresh },
+    { 'cascading pages', job.cascading, rc('LLEN', job.k .. 'c') },
+    { 'outstanding by depth', job.outstanding, at },
+    { 'outstanding', job.outstanding, job.queued + job.leased + job.cascading + seeding },
+  }
+end
+
+local function sound(job)
+  for _, finding in ipairs(findings(job)) do
+    if finding[2] ~= finding[3] then
+      return false
+    end
+  end
+  return true
+end
+
+-- The job is on a Redis process that may lack its last writes: go on from what is there,
+-- under a new run, or from the seed where the rest does not agree with itself.
+local function rewind(job, a)
+  local run = math.max(job.run + 1, a.run)
+  if not sound(job) then
+    for _, packed in ipairs(rc('HVALS', job.k .. 'o')) do
+      rc('UNLINK', job.k .. 'q:' .. unpack_msg(packed)[3])
+    end
+    local leased = rc('HGETALL', job.k .. 'l')
+    for i = 1, #leased, 2 do
+      rc('ZREM', P .. 'x', expiry_of(job, leased[i], tonumber(leased[i + 1])))
+    end
+    drop(job)
+    job = create(a)
+    job.run = run
+    return job
+  end
+  job.run, job.server = run, server
+  for _, key in ipairs(rc('HKEYS', job.k .. 'l')) do
+    local page, depth = outstanding_page(job, key), seen(job, key)
+    give_back(job, key, page, depth)
+    host_freed(page[3])
+  end
+  return job
+end
 
 -- job, spec, depth, max, spider, base, token, run -> {run, seeding lease or 0} or 'fenced'
 function calls.open(a)
   local job = load(a.job)
   if not job then
-    job = {
-      id = a.job, k = P .. a.job .. ':', fresh = {}, line = {},
-      spec = a.spec, depth = a.depth, max = a.max, spider = a.spider, base = a.base,
-      token = a.token, run = a.run, state = 'running',
-      found = 0, queued = 0, leased = 0, fetching = 0, outstanding = 1, cascading = 0, aside = 0,
-      seeding = true, seeding_lease = 0, cutting = '', flawed = false, floor = SEEDING_DEPTH,
-      at = { [SEEDING_DEPTH] = 1 }, counts = {}, kept = {},
-      turn = 0, arrivals = 0, logged = 0, size = 1, split = 0,
-    }
-    jobs[a.job] = job
-    rc('RPUSH', P .. 'turns', a.job)
+    job = create(a)
   elseif fence(job, a.token) then
     return 'fenced'
+  elseif job.state == 'running' and job.server ~= server then
+    job = rewind(job, a)
   end
   changed = true
   if job.state == 'running' and job.seeding then
@@ -201,6 +311,11 @@ function calls.open(a)
     return { job.run, job.seeding_lease }
   end
   return { job.run, 0 }
+end
+
+-- job -> whether it is here
+function calls.has(a)
+  return rc('EXISTS', P .. a.job .. ':s') == 1
 end
 
 -- finished, want, jobs or false, spiders or false -> {verdicts, leases, specs by job, running}
@@ -327,13 +442,7 @@ function calls.forget(a)
   if job.state == 'running' then
     return true
   end
-  for number = 0, job.size + job.split - 1 do
-    rc('UNLINK', job.k .. 'u' .. number)
-  end
-  for _, name in ipairs({ 's', 'o', 'l', 'n', 'r', 'a', 'k', 'c', 'sp', 'log' }) do
-    rc('UNLINK', job.k .. name)
-  end
-  jobs[a.job] = false
+  drop(job)
   changed = true
   return true
 end
@@ -365,57 +474,10 @@ end
 -- job -> {{what, counted, there are}, ...}
 function calls.audit(a)
   local job = load(a.job)
-  if not job then
-    return {}
-  end
-  local outstanding, leased, fetching = rc('HGETALL', job.k .. 'o'), 0, 0
-  local queued, hosts_seen = 0, {}
-  for i = 1, #outstanding, 2 do
-    local page = unpack_msg(outstanding[i + 1])
-    hosts_seen[page[3]] = true
-    if rc('HEXISTS', job.k .. 'l', outstanding[i]) == 1 then
-      leased = leased + 1
-      if page[6] == 0 then
-        fetching = fetching + 1
-      end
-    end
-  end
-  for host in pairs(hosts_seen) do
-    queued = queued + rc('ZCARD', job.k .. 'q:' .. host)
-  end
-  local found, disposed, ended = 0, 0, 0
-  for number = 0, job.size + job.split - 1 do
-    local values = rc('HVALS', job.k .. 'u' .. number)
-    found = found + #values
-    for _, value in ipairs(values) do
-      if has(tonumber(value) % FLAGS, ENDED) then
-        ended = ended + 1
-      end
-    end
-  end
-  for _, n in pairs(job.counts) do
-    disposed = disposed + n
-  end
-  local at = 0
-  for _, n in pairs(job.at) do
-    at = at + n
-  end
-  local seeding = job.seeding and 1 or 0
-  return {
-    { 'queued pages', job.queued, queued },
-    { 'leased pages', job.leased, leased },
-    { 'leases', job.leased, rc('HLEN', job.k .. 'l') },
-    { 'pages being fetched', job.fetching, fetching },
-    { 'pages found', job.found, found },
-    { 'pages neither outstanding nor ended', 0, found - ended - #outstanding / 2 },
-    { 'log entries', job.logged, rc('LLEN', job.k .. 'log') },
-    { 'cascading pages', job.cascading, rc('LLEN', job.k .. 'c') },
-    { 'outstanding by depth', job.outstanding, at },
-    { 'outstanding', job.outstanding, job.queued + job.leased + job.cascading + seeding },
-  }
+  return job and findings(job) or {}
 end
 
-local a = unpack_msg(ARGV[2])
+local a = args
 if a.now then
   now = a.now
 else
