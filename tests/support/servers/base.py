@@ -174,11 +174,7 @@ class Server(ABC):
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _run(self) -> None:
-        command = [sys.executable, "-I", "-S", str(_KEEPER), "--remove", str(self.folder)]
-        command += ["--log", str(self.folder / "log"), "--stop", self.stop_signal, "--end", self.end_signal]
-        child = Child(
-            [*command, "--", *self._command()], environ=self._environ(), stdin=subprocess.PIPE, cwd=self.folder
-        )
+        child = self._keeper(self._command(), log=self.folder / "log", remove=True)
         self._child = child
         _keep_until_exit(self)
         self.pid = child.wait_ready()["pid"]
@@ -186,6 +182,14 @@ class Server(ABC):
             wait_until(self._ready, self.deadline_s, f"{self.kind} does not answer on port {self.port}")
         except ChildFailed as e:
             raise ServerFailed(f"{e}\n{self.log()[-4000:]}") from e
+
+    def _keeper(self, command: Sequence[str], *, log: Path, remove: bool = False) -> Child:
+        """A command under a keeper of its own, in the server's folder and environment."""
+        keeper = [sys.executable, "-I", "-S", str(_KEEPER), "--stop", self.stop_signal, "--end", self.end_signal]
+        keeper += ["--log", str(log), *(["--remove", str(self.folder)] if remove else []), "--", *command]
+        return Child(
+            keeper, environ=self._environ(), stdin=subprocess.PIPE, cwd=self.folder, deadline_s=self.deadline_s
+        )
 
     def _ready(self) -> bool:
         if not self.running:

@@ -73,7 +73,7 @@ class Keeper:
         end_children()
         if not self.remove and select.select([sys.stdin], [], [], 0)[0]:
             self.remove = not os.read(sys.stdin.fileno(), 4096)
-        if self.remove:
+        if self.remove and self.options.remove:
             shutil.rmtree(self.options.remove, ignore_errors=True)
         return self.command.returncode
 
@@ -123,7 +123,7 @@ def children() -> list[int]:
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--remove", required=True)
+    parser.add_argument("--remove")
     parser.add_argument("--log", required=True)
     parser.add_argument("--stop", default="TERM")
     parser.add_argument("--end", default="KILL")

@@ -18,7 +18,6 @@ import secrets
 import shutil
 import socket
 import struct
-import subprocess
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -149,16 +148,18 @@ class RabbitServer(Server):
 
         :raises ServerFailed: with what it said.
         """
-        command = [str(_programs() / "rabbitmqctl"), "-n", self._node, *words]
-        ours = {name: value for name, value in self._environ().items() if value is not None}
-        # Nobody would end the epmd that it starts where it finds none.
-        environ = {**os.environ, **ours, "RABBITMQ_CTL_ERL_ARGS": "-start_epmd false"}
-        done = subprocess.run(
-            command, env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise ServerFailed(f"{' '.join(command)} failed\n{done.stdout}{done.stderr}")
-        return done.stdout
+        said = self.folder / f"ctl-{secrets.token_hex(4)}"
+        # Where it finds no epmd it starts one: kept, it takes that with it.
+        with self._keeper([str(_programs() / "rabbitmqctl"), "-n", self._node, *words], log=said) as child:
+            child.wait_ready()
+            code = child.wait()
+            if child.process.stdin is not None:
+                child.process.stdin.close()
+        text = said.read_text(errors="replace")
+        said.unlink()
+        if code:
+            raise ServerFailed(f"rabbitmqctl {' '.join(words)} failed\n{text}")
+        return text
 
     # --- how it is run ----------------------------------------------------------------------
 
