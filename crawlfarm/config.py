@@ -19,6 +19,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _REDIS = ("redis", "rediss", "redis+sentinel")
 _SQLITE = "sqlite:///"
+_SHORTEST_SECRET, _LONGEST_SECRET = 16, 4096
 
 _LATER = ("CRAWLFARM_TOKENS_FILE", "CRAWLFARM_DATABASE_READ_URL")
 """Names the design gives to what this version does not have yet: refused, not ignored."""
@@ -82,6 +83,8 @@ class Config:
     :ivar gateway_listen: Twisted endpoint string of the gateway.
     :ivar lockd_listen: Twisted endpoint string of the lock daemon.
     :ivar lockd: Twisted client endpoint strings of every lock daemon.
+    :ivar lockd_secret: what the lock daemons and their clients share, read from the file
+        that ``CRAWLFARM_LOCKD_SECRET_FILE`` names; empty is none.
     :ivar metrics_listen: Twisted endpoint string for health and metrics; empty is none.
     :ivar run_dir: what the embedded stand-ins keep.
     :ivar allow_networks: networks the address guard lets through though not public.
@@ -98,6 +101,7 @@ class Config:
     gateway_listen: str = "tcp:8080:interface=127.0.0.1"
     lockd_listen: str = "tcp:8091:interface=127.0.0.1"
     lockd: tuple[str, ...] = ("tcp:127.0.0.1:8091",)
+    lockd_secret: str = field(default="", repr=False)
     metrics_listen: str = ""
     run_dir: Path = Path(".run")
     allow_networks: tuple[Network, ...] = ()
@@ -129,6 +133,7 @@ class Config:
             gateway_listen=environ.get("CRAWLFARM_GATEWAY_LISTEN") or defaults.gateway_listen,
             lockd_listen=environ.get("CRAWLFARM_LOCKD_LISTEN") or defaults.lockd_listen,
             lockd=_list(environ.get("CRAWLFARM_LOCKD", "")) or defaults.lockd,
+            lockd_secret=_secret(environ, "CRAWLFARM_LOCKD_SECRET_FILE"),
             metrics_listen=environ.get("CRAWLFARM_METRICS_LISTEN", ""),
             run_dir=Path(environ.get("CRAWLFARM_RUN_DIR") or defaults.run_dir),
             allow_networks=parse_networks(environ.get("CRAWLFARM_ALLOW_NETWORKS", ""), "CRAWLFARM_ALLOW_NETWORKS"),
@@ -215,6 +220,24 @@ def _database_url(environ: Mapping[str, str]) -> str:
         return _url(environ, name, "postgresql", "postgres")
     except ConfigError as e:
         raise ConfigError(f"{e} or sqlite:///PATH") from None
+
+
+def _secret(environ: Mapping[str, str], name: str) -> str:
+    """What is in the file that the variable names, white space around it left out."""
+    path = environ.get(name, "")
+    if not path:
+        return ""
+    try:
+        secret = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as e:
+        reason = e.strerror if isinstance(e, OSError) and e.strerror else "it is not a text file"
+        raise ConfigError(f"{name}: {path!r} cannot be read: {reason}") from e
+    if not _SHORTEST_SECRET <= len(secret) <= _LONGEST_SECRET:
+        raise ConfigError(
+            f"{name}: a secret has {_SHORTEST_SECRET} to {_LONGEST_SECRET} characters, and the one in {path!r} has "
+            f"{len(secret)}; make one with: openssl rand -hex 32"
+        )
+    return secret
 
 
 def _seconds(environ: Mapping[str, str], name: str, default: object) -> float:

@@ -94,6 +94,22 @@ class ConfigTests(SynchronousTestCase):
         for name in ("BROKER_URL", "FRONTIER_URL", "CACHE_URL", "DATABASE_READ_URL", "LOCKD", "TOKENS_FILE"):
             self.refused(f"CRAWLFARM_{name}", "x://y")
 
+    def test_secret(self) -> None:
+        """The lock daemons' secret is read from a file, and is in no error and no repr."""
+        name = "CRAWLFARM_LOCKD_SECRET_FILE"
+        path = Path(self.mktemp())
+        self.assertIn(str(path), self.refused(name, str(path)))
+        self.refused(name, "a\0b")
+        self.refused(name, "/")
+        path.write_text("fifteen letters")
+        self.assertNotIn("fifteen", self.refused(name, str(path)))
+        path.write_bytes(b"\xff" * 40)
+        self.refused(name, str(path))
+        path.write_text("  a secret of some length\n")
+        config = Config.from_environ({name: str(path)})
+        self.assertEqual(config.lockd_secret, "a secret of some length")
+        self.assertNotIn("of some length", repr(config))
+
     @examples(200)
     @given(
         st.dictionaries(
