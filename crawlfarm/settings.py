@@ -12,6 +12,7 @@ _config = Config.load()
 
 BOT_NAME = "crawlfarm"
 SPIDER_MODULES = ["crawlfarm.spiders"]
+COMMANDS_MODULE = "crawlfarm.cli.scrapy_commands"
 USER_AGENT = f"crawlfarm/{__version__}"
 
 SCHEDULER = "crawlfarm.frontier.scheduler.FrontierScheduler"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any, Self
 
 from scrapy import Request, Spider
 from scrapy.crawler import Crawler
@@ -19,13 +19,13 @@ from scrapy.exceptions import (
 from scrapy.http import Response, TextResponse
 from twisted.python.failure import Failure
 
-from crawlfarm.core.jobs import job_spec, parse_depth, parse_options
 from crawlfarm.core.ports import Child
-from crawlfarm.errors import BadInput, BlockedAddress, OutOfScope
+from crawlfarm.errors import BlockedAddress, OutOfScope
 from crawlfarm.frontier.scheduler import FrontierScheduler
 from crawlfarm.frontier.visit import Visit, visit_of
+from crawlfarm.spiders.arguments import NAMES, job_of
 from crawlfarm.spiders.links import children_of, is_html, parse, title_of
-from crawlfarm.wire.jobs import JobOptions, JobSpec
+from crawlfarm.wire.jobs import JobSpec
 
 _REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (BlockedAddress, "skipped:blocked_address"),
@@ -42,13 +42,44 @@ class LevelSpider(Spider):
     """A spider whose pages are found by their links, level by level, with exact depths.
 
     One instance serves pages of many jobs: everything about a page's job is in its lease,
-    nothing on the spider. Override :meth:`items` to make something of each page.
+    nothing on the spider. Override :meth:`items` to make something of each page::
+
+        class Titles(LevelSpider):
+            name = "titles"
+
+            def items(self, response):
+                yield {"url": response.url, "title": response.css("title::text").get()}
+
+    Run by Scrapy itself, the job comes from the arguments ``url``, ``depth``, ``scope`` and
+    ``max_pages``, or from class attributes of these names.
 
     :ivar spec: the job this crawl is the master of; ``None`` in a worker.
     """
 
     spec: JobSpec | None = None
     crawler: Crawler
+
+    @classmethod
+    def from_crawler(cls, crawler: Crawler, *args: Any, **kwargs: Any) -> Self:
+        """:raises BadInput: the arguments ask for no job."""
+        farm = kwargs.pop("farm", None)
+        spec = cls._job(kwargs) if farm is None else farm.spec
+        spider = super().from_crawler(crawler, *args, **kwargs)
+        spider.spec = spec
+        return spider
+
+    @classmethod
+    def check_arguments(cls, arguments: Mapping[str, Any]) -> None:
+        """Called before anything runs.
+
+        :raises BadInput: naming the argument and what is allowed.
+        """
+        cls._job(arguments)
+
+    @classmethod
+    def _job(cls, arguments: Mapping[str, Any]) -> JobSpec:
+        own = {name: getattr(cls, name) for name in NAMES if hasattr(cls, name)}
+        return job_of({**own, **arguments}, cls.name)
 
     async def start(self) -> AsyncIterator[Any]:
         """The seed, if this crawl is a master whose job waits for it."""
@@ -57,10 +88,13 @@ class LevelSpider(Spider):
             yield Request(self.spec.url, dont_filter=True)
             scheduler.seeded()
 
-    async def items(self, response: Response) -> AsyncIterator[Any]:
-        """What a page yields besides its links: nothing, until overridden."""
-        return
-        yield
+    def items(self, response: Response) -> AsyncIterator[Any] | Iterable[Any]:
+        """What a page yields besides its links: nothing, until overridden.
+
+        A generator, asynchronous or not. The page's depth, in ``response.meta["depth"]``,
+        may yet turn out to be lower.
+        """
+        return ()
 
     @property
     def frontier(self) -> FrontierScheduler:
@@ -78,8 +112,13 @@ class LevelSpider(Spider):
             self._read(visit, response)
         else:
             visit.fetched(response, title="", children=())
-        async for item in self.items(response):
-            yield item
+        items = self.items(response)
+        if isinstance(items, AsyncIterable):
+            async for item in items:
+                yield item
+        else:
+            for item in items:
+                yield item
 
     def missed(self, failure: Failure) -> None:
         """A page ended without a response."""
@@ -117,25 +156,3 @@ class LevelSpider(Spider):
         if isinstance(error, DownloadFailedError) or "SSL" in type(error).__module__:
             return "failed:tls" if "SSL" in repr(getattr(error, "__cause__", None) or error) else "failed:connection"
         return "failed:error"
-
-
-def spec_from_arguments(arguments: dict[str, Any]) -> JobSpec:
-    """The job that spider arguments (``-a url=… -a depth=…``) ask for; all are text.
-
-    :raises BadInput: naming the argument and what is allowed.
-    """
-    fields = dict(arguments)
-    url, depth = fields.pop("url", None), fields.pop("depth", None)
-    if depth is None:
-        raise BadInput("depth: it is missing; give one such as -a depth=3", path="depth", code="missing_field")
-    if url is None:
-        raise BadInput("url: it is missing; give one such as -a url=https://example.com/", path="url")
-    for name in JobOptions.__struct_fields__:
-        value = fields.get(name)
-        if isinstance(value, str):
-            fields[name] = (
-                int(value)
-                if value.isdecimal() and len(value) < 12
-                else {"true": True, "false": False}.get(value, value)
-            )
-    return job_spec(url, parse_depth(depth), parse_options(fields))
