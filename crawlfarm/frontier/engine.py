@@ -24,14 +24,15 @@ from crawlfarm.frontier.visit import visit_of
 
 def wake(crawler: Crawler) -> None:
     """Let the engine ask the scheduler again: there is something, or an end."""
-    slot = crawler.engine._slot if crawler.engine is not None else None
+    slot = crawler._engine._slot if crawler._engine is not None else None
     if slot is not None and slot.closing is None:
         slot.nextcall.schedule()
 
 
 def is_running(crawler: Crawler) -> bool:
     """Whether the engine can be stopped."""
-    return crawler.engine is not None and crawler.engine.running
+    # Crawler.engine raises until there is one.
+    return crawler._engine is not None and crawler._engine.running
 
 
 def on_request_removed(crawler: Crawler, removed: Callable[[Request], None]) -> None:
