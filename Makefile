@@ -22,6 +22,11 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/.run/pycache
 export RUFF_CACHE_DIR := $(CURDIR)/.run/ruff
 export MYPY_CACHE_DIR := $(CURDIR)/.run/mypy
 
+# What is behind a link belongs to somebody else: making it anew would empty it.
+ifneq ($(shell test -L $(VENV) && echo link),)
+$(shell rm -f $(VENV))
+endif
+
 # An environment whose interpreter is gone, or that was moved here, is made anew.
 ifneq ($(wildcard $(VENV)/.made),)
 ifneq ($(shell cat $(VENV)/.made && $(PY) -c 'print("runs")' 2>/dev/null),$(CURDIR) runs)
