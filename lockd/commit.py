@@ -66,7 +66,7 @@ class GroupCommit:
         return self._open.changes
 
     def restart(self, number: int) -> None:
-        """Go on after commit ``number``."""
+        """Go on with the commit after ``number``."""
         self._number = number
         self._stopped = False
         self.flush()

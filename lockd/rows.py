@@ -106,13 +106,15 @@ class Snapshot(msgspec.Struct, frozen=True):
     """What the database holds.
 
     :ivar token: the highest ever given.
-    :ivar commit: the number of the last batch that was written.
+    :ivar commit: the number of the last batch that was written, by whoever it was.
+    :ivar first: the batches decided upon this snapshot are numbered from here on.
     """
 
     jobs: list[JobRow]
     submissions: list[SubmissionRow]
     token: int
     commit: int
+    first: int = 0
 
 
 class Changes:

@@ -33,14 +33,17 @@ TICK_S = 0.5
 
 _RETRY = Backoff(first_s=0.2, most_s=5.0)
 _DID_NOT = "the lock daemon could not write: what was asked did not happen"
+_CANNOT_TELL = "the lock daemon could not write, or cannot tell: ask again"
 
 
 class LockDaemon:
-    """:class:`~crawlfarm.core.ports.LockService` over SQLite, for one process.
+    """:class:`~crawlfarm.core.ports.LockService` over a database.
 
-    It is the only one on its database (:class:`~crawlfarm.adapters.sql.database.Database`
-    holds the file's lock), so at its start no lease can have a living holder. While the
-    database is away every call fails with :class:`~crawlfarm.errors.Unavailable`.
+    It is the only one that works on it (:meth:`~crawlfarm.adapters.sql.database.Database.claim`).
+    At its start the leases of the one before are void where the database is embedded, for
+    their masters were in that process. Otherwise they go on: tokens stay valid, and each
+    has its whole time once more. While the database is away every call fails with
+    :class:`~crawlfarm.errors.Unavailable`.
 
     :param reactor: an ``IReactorTime``.
     :param database: open, and closed by its owner after :meth:`stop`.
@@ -63,6 +66,7 @@ class LockDaemon:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._reactor = reactor
+        self._database = database
         self._store = JobStore(database)
         self._queue = queue
         self._timings = timings
@@ -86,8 +90,9 @@ class LockDaemon:
         return self._commits.commits
 
     def start(self) -> Deferred[None]:
-        """Read the table, and publish every job that is not ended.
+        """Read the table, and publish every queued job.
 
+        :raises ConfigError: another lock daemon works on this database.
         :raises Unavailable: the database failed.
         """
         return Deferred.fromCoroutine(self._start())
@@ -126,7 +131,8 @@ class LockDaemon:
     # --- from start to stop -----------------------------------------------------------
 
     async def _start(self) -> None:
-        self._adopt(await self._load(), void_leases=True)
+        await self._database.claim()
+        self._adopt(await self._load(), void_leases=self._database.embedded)
         try:
             await self._commits.after(None)
         except CrawlfarmError:
@@ -149,7 +155,7 @@ class LockDaemon:
         self._table = Table(self._timings, self._max_attempts)
         self._table.load(snapshot, self._moment(), self._commits.changes, void_leases=void_leases)
         self._ready = not self._closing
-        self._commits.restart(snapshot.commit)
+        self._commits.restart(snapshot.first)
 
     def _load(self) -> Deferred[Snapshot]:
         return self._store.load(self._wall() - self._timings.result_ttl_s)
@@ -191,20 +197,23 @@ class LockDaemon:
             try:
                 snapshot = await self._load()
             except Exception as e:
-                batch.settle(Unavailable("the lock daemon could not write, or cannot tell: ask again"))
+                batch.settle(Unavailable(_CANNOT_TELL))
                 if self._closing:
                     return
                 self._log.error("the database is away: {reason}", reason=e)
                 await self._wait(_RETRY.delay_s(attempt))
                 attempt += 1
-        landed = snapshot.commit >= number
-        self._log.info("commit {number} {what} place", number=number, what="took" if landed else "did not take")
-        self._adopt(snapshot, void_leases=False)
-        if landed:
-            self._committed(batch.changes)
-            batch.settle()
+        if snapshot.commit == number:
+            outcome, error = "took place", None
+        elif snapshot.commit < number:
+            outcome, error = "did not take place", Unavailable(_DID_NOT)
         else:
-            batch.settle(Unavailable(_DID_NOT))
+            outcome, error = "was followed by another lock daemon's", Unavailable(_CANNOT_TELL)
+        self._log.info("commit {number} {outcome}", number=number, outcome=outcome)
+        self._adopt(snapshot, void_leases=False)
+        if error is None:
+            self._committed(batch.changes)
+        batch.settle(error)
 
     async def _wait(self, delay_s: float) -> None:
         self._pause = deferLater(self._reactor, delay_s)

@@ -16,8 +16,8 @@ from twisted.logger import Logger
 from crawlfarm.adapters.memory.cache import MemoryCache
 from crawlfarm.adapters.memory.frontier import MemoryFrontier
 from crawlfarm.adapters.memory.queue import MemoryQueue
-from crawlfarm.adapters.sql.database import Database
 from crawlfarm.adapters.sql.results import SqlResults
+from crawlfarm.adapters.sql.sqlite import SqliteDatabase
 from crawlfarm.config import Config
 from crawlfarm.core.frontier import FrontierModel
 from crawlfarm.errors import ConfigError
@@ -40,7 +40,7 @@ class EmbeddedFarm:
 
     def __init__(self, reactor: Any, config: Config) -> None:
         timings = config.timings
-        self._database = Database(reactor, _sqlite_file(config))
+        self._database = SqliteDatabase(reactor, _sqlite_file(config))
         results = SqlResults(self._database)
         queue = MemoryQueue(reactor)
         frontier = MemoryFrontier(

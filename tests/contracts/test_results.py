@@ -9,8 +9,8 @@ from typing import Any
 from twisted.internet.defer import gatherResults
 from twisted.trial.unittest import TestCase
 
-from crawlfarm.adapters.sql.database import Database
 from crawlfarm.adapters.sql.results import SqlResults
+from crawlfarm.adapters.sql.sqlite import SqliteDatabase
 from crawlfarm.core.ports import ResultStore
 from crawlfarm.errors import StaleToken, Unavailable
 
@@ -74,7 +74,7 @@ class SqlResultsContract(ResultsContract, TestCase):
         from twisted.internet import reactor
 
         self.now = 1e9
-        self.database = Database(reactor, Path(self.mktemp()) / "results.sqlite")
+        self.database = SqliteDatabase(reactor, Path(self.mktemp()) / "results.sqlite")
         await self.database.open()
         self.addCleanup(self.database.close)
         return SqlResults(self.database, lambda: self.now)

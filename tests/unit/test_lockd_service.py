@@ -16,7 +16,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
 from crawlfarm.adapters.memory.queue import MemoryQueue
-from crawlfarm.adapters.sql.database import Connection, Database
+from crawlfarm.adapters.sql.database import Connection
+from crawlfarm.adapters.sql.sqlite import SqliteDatabase
 from crawlfarm.config import Timings
 from crawlfarm.errors import Unavailable
 from crawlfarm.wire import lockd
@@ -39,14 +40,14 @@ asyncioreactor.install()
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from crawlfarm.adapters.memory.queue import MemoryQueue
-from crawlfarm.adapters.sql.database import Database
+from crawlfarm.adapters.sql.sqlite import SqliteDatabase
 from crawlfarm.config import Timings
 from crawlfarm.wire import lockd
 from crawlfarm.wire.jobs import JobSpec
 from lockd.service import LockDaemon
 
 async def main():
-    database = Database(reactor, Path(sys.argv[1]))
+    database = SqliteDatabase(reactor, Path(sys.argv[1]))
     await database.open()
     daemon = LockDaemon(reactor, database, MemoryQueue(reactor), Timings(), 3)
     await daemon.start()
@@ -60,7 +61,7 @@ reactor.run()
 """
 
 
-class ShakyDatabase(Database):
+class ShakyDatabase(SqliteDatabase):
     """A database whose commits can be held back, or made to fail before or after they took place."""
 
     def __init__(self, reactor: Any, path: Path) -> None:

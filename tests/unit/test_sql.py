@@ -9,17 +9,20 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from crawlfarm.adapters.sql import migrations
-from crawlfarm.adapters.sql.database import Connection, Database
+from crawlfarm.adapters.sql.database import Connection
 from crawlfarm.adapters.sql.queries import load_queries, parse_queries
+from crawlfarm.adapters.sql.sqlite import SqliteDatabase, transact
 from crawlfarm.errors import ConfigError, Unavailable
 
 QUERY_FILES = ("jobs", "results")
+"""Those that both databases take."""
 
 HOLDER = """
 import json, sys
@@ -28,10 +31,10 @@ from twisted.internet import asyncioreactor
 asyncioreactor.install()
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from crawlfarm.adapters.sql.database import Database
+from crawlfarm.adapters.sql.sqlite import SqliteDatabase
 
 async def main():
-    database = Database(reactor, Path(sys.argv[1]))
+    database = SqliteDatabase(reactor, Path(sys.argv[1]))
     await database.open()
     await database.run(lambda c: c.execute("INSERT INTO results VALUES ('answered', 1, '', 1)"))
     print(json.dumps({"answered": True}), flush=True)
@@ -48,10 +51,10 @@ class DatabaseCase(TestCase):
     def setUp(self) -> None:
         self.path = Path(self.mktemp()) / "deep" / "down" / "crawlfarm.sqlite"
 
-    def database(self, path: Path | None = None) -> Database:
+    def database(self, path: Path | None = None) -> SqliteDatabase:
         from twisted.internet import reactor
 
-        database = Database(reactor, path or self.path)
+        database = SqliteDatabase(reactor, path or self.path)
         self.addCleanup(database.close)
         return database
 
@@ -225,11 +228,11 @@ class Migrations(DatabaseCase):
         self.patch(migrations, "migrations", lambda: files)
         connection = sqlite3.connect(":memory:", isolation_level=None)
         self.addCleanup(connection.close)
-        self.assertRaises(sqlite3.OperationalError, migrations.migrate, connection)
+        self.assertRaises(sqlite3.OperationalError, migrations.migrate, partial(transact, connection))
         names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         self.assertEqual(names, {"migrations", "a"})
         files[2] = ("0002_b.sql", "CREATE TABLE b (x);")
-        self.assertEqual(migrations.migrate(connection), ["0002_b.sql"])
+        self.assertEqual(migrations.migrate(partial(transact, connection)), ["0002_b.sql"])
 
     def test_statements(self) -> None:
         """A file is cut at its statements' ends, not at the semicolons in texts and comments."""
@@ -261,11 +264,12 @@ class Queries(SynchronousTestCase):
     def test_all_fit_the_schema(self) -> None:
         """Every statement of every file is one the database takes, and no file is forgotten."""
         files = resources.files("crawlfarm.adapters.sql.queries").iterdir()
-        self.assertEqual(sorted(f.name for f in files if f.name.endswith(".sql")), [f"{n}.sql" for n in QUERY_FILES])
+        names = sorted(f.name for f in files if f.name.endswith(".sql"))
+        self.assertEqual(names, sorted(f"{n}.sql" for n in (*QUERY_FILES, "postgres")))
         connection = sqlite3.connect(":memory:", isolation_level=None)
         self.addCleanup(connection.close)
-        migrations.migrate(connection)
+        migrations.migrate(partial(transact, connection))
         for file in QUERY_FILES:
             for statement in load_queries(file).values():
-                names = re.findall(r":([a-z_]+)", statement)
-                connection.execute(f"EXPLAIN {statement}", dict.fromkeys(names))
+                parameters = dict.fromkeys(re.findall(r":([a-z_]+)", statement))
+                connection.execute(f"EXPLAIN {statement}", parameters)

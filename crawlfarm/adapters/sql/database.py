@@ -1,187 +1,142 @@
-"""One SQLite file, one connection, one thread of its own.
+"""The database as those above it see it, whichever it is.
 
-Invariants: every statement runs inside a transaction of :meth:`Database.run`, one at a
-time, in the order of the calls, never on the reactor's thread; what ``run`` answered has
-reached the disk (``synchronous=FULL``), so neither ``kill -9`` nor a power cut undoes
-it; one process at a time has the file, for as long as it holds the lock beside it.
+Invariants of every :class:`Database`: a statement runs inside a transaction, never on the
+reactor's thread; the transactions of :meth:`Database.run` run one at a time, in the order
+of the calls; what they answered has reached the disk.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
-import sqlite3
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
-from crawlfarm.adapters.sql.migrations import migrate
-from crawlfarm.errors import ConfigError, Unavailable
+from crawlfarm.config import Config
+from crawlfarm.errors import Unavailable
 
 T = TypeVar("T")
 Parameters = Mapping[str, object]
 Row = dict[str, Any]
 
-_PRAGMAS = (
-    "PRAGMA busy_timeout = 5000",
-    "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = FULL",
-    "PRAGMA foreign_keys = ON",
-)
 
-
-class Connection:
+class Connection(Protocol):
     """What a transaction may do. Parameters are ``:named``."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
 
     def fetch(self, statement: str, parameters: Parameters | None = None) -> list[Row]:
         """The rows, each by column name."""
-        cursor = self._connection.execute(statement, dict(parameters or {}))
-        names = [column[0] for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor]
 
     def execute(self, statement: str, parameters: Parameters | None = None) -> int:
         """How many rows it changed."""
-        return self._connection.execute(statement, dict(parameters or {})).rowcount
 
     def execute_many(self, statement: str, parameters: Iterable[Parameters]) -> None:
-        self._connection.executemany(statement, parameters)
+        """The same statement for each. An ``INSERT`` must not meet one of its own rows."""
 
 
-class Database:
-    """The SQLite file at ``path``, made with its directories if it is not there.
+class Database(ABC):
+    """One database, in which all work is done by functions of a :class:`Connection`.
 
-    :param reactor: answers come back on its thread; its thread pool serves
-        :meth:`in_pool`.
+    A function may be run again when its transaction had to give way to another; whatever
+    it raises rolls the transaction back.
+
+    :ivar embedded: one process has it to itself, so whoever had it before is gone.
+    :ivar name: for messages and logs; never holds a password.
     """
 
-    def __init__(self, reactor: Any, path: Path) -> None:
+    embedded: ClassVar[bool]
+    name: str
+
+    def __init__(self, reactor: Any) -> None:
+        """:param reactor: answers come back on its thread; its pool serves :meth:`in_pool`."""
         self._reactor = reactor
-        self.path = path
-        self._pool: ThreadPool | None = None
-        self._connection: sqlite3.Connection | None = None
-        self._lock: int | None = None
 
+    @abstractmethod
     def open(self) -> Deferred[None]:
-        """Take the file and bring it to this program's schema.
+        """Take the database and bring it to this program's schema.
 
-        :raises ConfigError: it cannot be used; the text says why.
+        :raises ConfigError: it cannot be used; the text says why, and what to set.
+        :raises Unavailable: it is away for the moment.
         """
-        return Deferred.fromCoroutine(self._start())
 
+    @abstractmethod
+    def claim(self) -> Deferred[None]:
+        """Be the one lock daemon of this database until it is closed. May be called twice.
+
+        :raises ConfigError: another one is, and who.
+        :raises Unavailable: it is away for the moment.
+        """
+
+    @abstractmethod
     def run(self, work: Callable[[Connection], T]) -> Deferred[T]:
         """Run ``work`` as one transaction; committed when the answer is there.
 
-        Whatever ``work`` raises rolls it back.
-
-        :raises Unavailable: the database failed. When that was during the commit it is
-            not known whether it took place: read.
+        :raises Unavailable: the database failed; the next call tries to reach it again.
+            When that was during the commit it is not known whether it took place: read.
         """
-        if self._pool is None:
-            return fail(Unavailable(f"the database {self.path} is not open"))
-        done: Deferred[T] = deferToThreadPool(self._reactor, self._pool, self._transact, work)
-        return done
+
+    @abstractmethod
+    def run_apart(self, work: Callable[[Connection], T]) -> Deferred[T]:
+        """As :meth:`run`, for what must not hold that up: big things, in an order of their own."""
+
+    @abstractmethod
+    def close(self) -> Deferred[None]:
+        """Give it free, after everything asked for so far is done. May be called twice."""
 
     def in_pool(self, work: Callable[[], T]) -> Deferred[T]:
-        """Run ``work``, which must not touch the database, off both its thread and the reactor's."""
+        """Run ``work``, which must not touch the database, off both its threads and the reactor's."""
         done: Deferred[T] = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), work)
         return done
 
-    def close(self) -> Deferred[None]:
-        """Give the file free, after everything asked for so far is done. May be called twice."""
-        return Deferred.fromCoroutine(self._stop())
 
-    async def _start(self) -> None:
-        if self._pool is not None:
-            return
-        self._pool = pool = ThreadPool(1, 1, name="crawlfarm-database")
+class Lane:
+    """A thread of its own, which does what it is given one by one, in that order."""
+
+    def __init__(self, reactor: Any, name: str) -> None:
+        self._reactor = reactor
+        self._name = name
+        self._pool: ThreadPool | None = None
+
+    @property
+    def open(self) -> bool:
+        return self._pool is not None
+
+    def start(self) -> None:
+        self._pool = ThreadPool(1, 1, name=self._name)
         # A daemon thread, so that a process that dies without close() does not hang.
-        pool.threadFactory = partial(threading.Thread, daemon=True)  # type: ignore[assignment]
-        pool.start()
-        try:
-            await deferToThreadPool(self._reactor, pool, self._open)
-        except BaseException:
-            await self._stop()
-            raise
+        self._pool.threadFactory = partial(threading.Thread, daemon=True)  # type: ignore[assignment]
+        self._pool.start()
 
-    async def _stop(self) -> None:
+    def do(self, work: Callable[[], T], closed: str) -> Deferred[T]:
+        """:raises Unavailable: the lane has not been started, or was stopped; says ``closed``."""
+        if self._pool is None:
+            return fail(Unavailable(closed))
+        done: Deferred[T] = deferToThreadPool(self._reactor, self._pool, work)
+        return done
+
+    async def stop(self, last: Callable[[], None]) -> None:
+        """Take nothing more, and do ``last`` after all there is."""
         pool, self._pool = self._pool, None
         if pool is not None:
             try:
-                await deferToThreadPool(self._reactor, pool, self._close)
+                await deferToThreadPool(self._reactor, pool, last)
             finally:
                 pool.stop()
 
-    # --- on the database's thread -------------------------------------------------
 
-    def _open(self) -> None:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock_file(self.path)
-            connection = sqlite3.connect(self.path, isolation_level=None)
-            self._connection = connection
-            for pragma in _PRAGMAS:
-                connection.execute(pragma)
-            migrate(connection)
-        except OSError as e:
-            raise ConfigError(f"the database {self.path} cannot be made: {e.strerror} ({e.filename})") from e
-        except sqlite3.Error as e:
-            raise ConfigError(f"the database {self.path} cannot be used: {e}") from e
+def open_database(reactor: Any, config: Config) -> Database:
+    """The database that ``config`` names, still to be opened by its :meth:`Database.open`.
 
-    def _transact(self, work: Callable[[Connection], T]) -> T:
-        connection = self._connection
-        if connection is None:
-            raise Unavailable(f"the database {self.path} is not open")
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                result = work(Connection(connection))
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
-        except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.NotSupportedError):
-            raise  # a defect of ours: trying again would not mend it
-        except sqlite3.Error as e:
-            raise Unavailable(f"the database {self.path} failed: {e}") from e
-        return result
+    :raises ConfigError: its URL cannot be understood.
+    """
+    if config.database_path is not None:
+        from crawlfarm.adapters.sql.sqlite import SqliteDatabase
 
-    def _close(self) -> None:
-        try:
-            if self._connection is not None:
-                self._connection.close()
-        finally:
-            self._connection = None
-            if self._lock is not None:
-                os.close(self._lock)
-                self._lock = None
+        return SqliteDatabase(reactor, config.database_path)
+    from crawlfarm.adapters.sql.postgres import PostgresDatabase
 
-
-def _lock_file(path: Path) -> int:
-    """Hold ``<path>.lock`` until the process ends or closes it, however it ends."""
-    name = path.with_name(path.name + ".lock")
-    fd = os.open(name, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as e:
-        holder = os.read(fd, 20).decode("ascii", "replace").strip()
-        os.close(fd)
-        raise ConfigError(
-            f"the database {path} is in use by another running crawlfarm (process {holder or 'unknown'}): "
-            "stop that one, or set CRAWLFARM_RUN_DIR to another directory"
-        ) from e
-    except OSError:
-        os.close(fd)
-        raise
-    os.ftruncate(fd, 0)
-    os.write(fd, f"{os.getpid()}\n".encode())
-    return fd
+    return PostgresDatabase(reactor, config.database_url)

@@ -41,24 +41,22 @@ class SqlResults:
         return Deferred.fromCoroutine(self._get(job))
 
     async def _put(self, job: str, token: int, data: bytes, ttl_s: float) -> None:
-        # Leases are committed on the database's thread: a big result must not hold them up.
+        # The database's thread may have leases to commit: a big result must not hold them up.
         packed = await self._database.in_pool(partial(zlib.compress, data, _LEVEL))
         now = self._now()
 
         def write(connection: Connection) -> None:
             connection.execute(_SQL["purge_results"], {"now": now})
-            for row in connection.fetch(_SQL["token_of_result"], {"job": job}):
-                if row["token"] > token:
-                    raise StaleToken(f"a result of job {job} is there under token {row['token']}, above {token}")
-            connection.execute(
-                _SQL["put_result"], {"job": job, "token": token, "data": packed, "expires_at": now + ttl_s}
-            )
+            row = {"job": job, "token": token, "data": packed, "expires_at": now + ttl_s}
+            if not connection.execute(_SQL["put_result"], row):
+                (there,) = connection.fetch(_SQL["token_of_result"], {"job": job})
+                raise StaleToken(f"a result of job {job} is there under token {there['token']}, above {token}")
 
-        await self._database.run(write)
+        await self._database.run_apart(write)
 
     async def _get(self, job: str) -> bytes | None:
         query = {"job": job, "now": self._now()}
-        rows = await self._database.run(lambda connection: connection.fetch(_SQL["get_result"], query))
+        rows = await self._database.run_apart(lambda connection: connection.fetch(_SQL["get_result"], query))
         if not rows:
             return None
         packed = cast(bytes, rows[0]["data"])

@@ -9,13 +9,26 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from collections.abc import Callable
 from importlib import resources
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from crawlfarm.errors import ConfigError
 
+if TYPE_CHECKING:
+    from crawlfarm.adapters.sql.database import Connection
+
+T = TypeVar("T")
+
 _FILE = re.compile(r"^(?P<number>\d{4})_\w+\.sql$")
 
-_NOTES = "CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL)"
+_MAKE_NOTES = "CREATE TABLE migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL)"
+
+
+class Transact(Protocol):
+    """Runs a function as one transaction."""
+
+    def __call__(self, work: Callable[[Connection], T], /) -> T: ...
 
 
 def migrations() -> dict[int, tuple[str, str]]:
@@ -43,31 +56,57 @@ def statements(text: str) -> list[str]:
     return found
 
 
-def migrate(connection: sqlite3.Connection) -> list[str]:
-    """Apply what is missing; the names of the files applied.
+def behind(connection: Connection, has_notes: str) -> list[int]:
+    """The numbers of the files that are still to be applied.
 
+    :param has_notes: a query that has a row when the table of notes is there.
     :raises ConfigError: a later version of the program was here.
     """
     known = migrations()
-    connection.execute(_NOTES)
-    done = {number for (number,) in connection.execute("SELECT number FROM migrations")}
+    if not connection.fetch(has_notes):
+        return list(known)
+    done = {row["number"] for row in connection.fetch("SELECT number FROM migrations")}
     if unknown := done - known.keys():
         raise ConfigError(
             f"the database was written by a later version of crawlfarm "
-            f"(schema {max(unknown)}; this one knows {max(known)}): use that version, or another file"
+            f"(schema {max(unknown)}; this one knows {max(known)}): use that version, or another database"
         )
-    applied = []
-    for number, (name, text) in known.items():
-        if number in done:
-            continue
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            for statement in statements(text):
-                connection.execute(statement)
-            connection.execute("INSERT INTO migrations (number, name) VALUES (?, ?)", (number, name))
-            connection.execute("COMMIT")
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-        applied.append(name)
+    return [number for number in known if number not in done]
+
+
+SQLITE_HAS_NOTES = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'migrations'"
+
+
+def migrate(
+    transact: Transact, has_notes: str = SQLITE_HAS_NOTES, lock: Callable[[Connection], object] = lambda _: None
+) -> list[str]:
+    """Apply what is missing; the names of the files applied.
+
+    Where nothing is missing nothing is locked, and no right to change the schema needed.
+
+    :param has_notes: as :func:`behind` takes it.
+    :param lock: lets one process at a time through until its transaction's end.
+    :raises ConfigError: a later version of the program was here.
+    """
+
+    def apply_next(connection: Connection) -> str | None:
+        lock(connection)
+        missing = behind(connection, has_notes)
+        if not missing:
+            return None
+        number = missing[0]
+        name, text = migrations()[number]
+        if not connection.fetch(has_notes):
+            connection.execute(_MAKE_NOTES)
+        for statement in statements(text):
+            connection.execute(statement)
+        connection.execute(
+            "INSERT INTO migrations (number, name) VALUES (:number, :name)", {"number": number, "name": name}
+        )
+        return name
+
+    applied: list[str] = []
+    while transact(lambda connection: behind(connection, has_notes)):
+        if name := transact(apply_next):
+            applied.append(name)
     return applied

@@ -7,7 +7,8 @@ for::
     -- Keep a result in place of any other of this job.
     INSERT INTO ...;
 
-Parameters are ``:named``. The statements keep to what SQLite and PostgreSQL share.
+Parameters are ``:named``. The statements keep to what SQLite and PostgreSQL share; those
+in ``postgres.sql`` are about its sessions, which SQLite has nothing like.
 """
 
 from __future__ import annotations

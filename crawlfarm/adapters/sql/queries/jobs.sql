@@ -9,7 +9,8 @@ FROM jobs ORDER BY created_at, job;
 SELECT client, id, job, body, detach, withdrawn FROM submissions;
 
 -- name: load_meta
--- The counters: the highest token given, the number of the last commit.
+-- The counters: the highest token given, the number of the last commit, the number of the
+-- last reading of the table.
 SELECT name, value FROM meta;
 
 -- name: put_job
@@ -41,3 +42,12 @@ DELETE FROM jobs WHERE ended_at <= :before;
 -- name: raise_meta
 -- Raise a counter; it never goes back.
 UPDATE meta SET value = :value WHERE name = :name AND value < :value;
+
+-- name: begin_reading
+-- Whoever read the table before may not write any more. It waits for one that is writing.
+UPDATE meta SET value = value + 1 WHERE name = 'reading';
+
+-- name: hold_reading
+-- Changes nothing, but no row when somebody else has read the table since; and nobody can
+-- before this transaction ends.
+UPDATE meta SET value = :reading WHERE name = 'reading' AND value = :reading;
