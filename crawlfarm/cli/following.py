@@ -16,7 +16,7 @@ from crawlfarm.cli.watch import ProgressView, Records
 from crawlfarm.client import Job
 from crawlfarm.wire.client import Cancelled, Failed, JobProgress, Reply, Result
 
-CANCEL_WITHIN_S = 5.0
+CANCEL_WITHIN_S = 3.0
 
 
 class Following:

@@ -46,7 +46,7 @@ class InterruptTests(CommandTests):
             lines = run.stderr.splitlines()
             said = lines[lines.index("interrupted: cancelling the job (once more to leave at once)") :]
             self.assertIn("the job was cancelled; until then:", said)
-            self.assertRegex(run.stderr, r"fetched +│ +[4-9] │\n│ +skipped: cancelled +│ +[1-9] │\n│ complete +│ no ")
+            self.assertRegex(run.stderr, r"fetched +│ +[1-9] │\n│ +skipped: cancelled +│ +[1-9] │\n│ complete +│ no ")
             self.assertNotIn("Traceback", run.stderr)
         self.assertEqual(list(self.run_dir.iterdir()), [])
         self.assert_nothing_written()
