@@ -8,6 +8,7 @@ import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
+import click
 from twisted.internet import asyncioreactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
@@ -125,6 +126,7 @@ def run_main(main: Main) -> int:
     (result,) = outcome
     if isinstance(result, Failure):
         if isinstance(result.value, Interrupted):
+            click.echo("interrupted", err=True)
             return 128 + result.value.number
         result.raiseException()
     assert isinstance(result, int)
