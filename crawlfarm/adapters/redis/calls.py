@@ -7,7 +7,7 @@ and so does the differential test, without Twisted.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -59,7 +59,7 @@ def unfenced(job: str, answer: Any) -> Any:
 
 
 def exchange_arguments(
-    finished: Sequence[Finish], want: int, jobs: Collection[str] | None, spiders: Collection[str] | None
+    finished: Iterable[Finish], want: int, jobs: Collection[str] | None, spiders: Collection[str] | None
 ) -> dict[str, Any]:
     return {
         "finished": [_finish(finish) for finish in finished],
@@ -96,7 +96,7 @@ def reference(ref: LeaseRef) -> dict[str, Any]:
 
 
 def exchanged(answer: Any) -> Exchanged:
-    verdicts, leases, specs, running = answer
+    verdicts, leases, specs, running, _ = answer
     return Exchanged(list(verdicts), [_lease(lease, specs) for lease in leases], frozenset(running))
 
 

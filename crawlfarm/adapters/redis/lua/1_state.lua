@@ -5,8 +5,8 @@
 --
 -- of the farm                              of one job, K = P .. job .. ':'
 --   P turns   list: running jobs, in turn    K s    string: the counters, MessagePack (see open)
---   P leases  string: last lease id          K u#   hash: 8-byte page key -> depth and flags, in
---   P x       zset: lease -> expiry, ms               buckets small enough to stay packed
+--   P leases  string: last lease id          K u#   string: pages seen, a bucket: 8-byte keys,
+--   P x       zset: lease -> expiry, ms               each with its depth and flags
 --   P h       hash: host -> in flight        K o    hash: outstanding page -> what it takes to ask
 --   P own     set: hosts of the operator     K l    hash: leased page -> lease id
 --   P w:HOST  set: jobs that set it aside    K n    hash: page -> log numbers of pages linking to it
@@ -26,9 +26,12 @@ local pack, unpack_msg = cmsgpack.pack, cmsgpack.unpack
 local floor = math.floor
 local STEP = 2 ^ 40 -- depth * STEP + a number that only grows: sorts by depth, then age
 local LINKERS = 5
-local LOAD = 48 -- pages a bucket: a packed hash is small, and searched from its start
+local LOAD = 48 -- pages a bucket: small enough to be searched from its start
 local ENDED, KEPT, UNREAD, BROKEN, CASCADING, REFETCHING = 1, 2, 4, 8, 16, 32
-local FLAGS = 64
+local LINKER = 64 -- the flags above count how many linkers of the page are noted
+local FLAGS = 512
+local ENTRY = 11
+local HASHES = { 'o', 'l', 'n', 'k', 'sp' }
 local SEEDING_DEPTH = -1
 
 local function has(flags, bit)
@@ -46,14 +49,22 @@ end
 
 local jobs = {}
 
+-- What lives for one call only.
+local function attach(job, id)
+  job.id, job.k = id, P .. id .. ':'
+  job.fresh, job.line, job.cache, job.buckets, job.rewritten = {}, {}, {}, {}, {}
+  for _, name in ipairs(HASHES) do
+    job.cache[name] = { values = {}, dirty = {} }
+  end
+end
+
 local function load(id)
   local job = jobs[id]
   if job == nil then
     local packed = rc('GET', P .. id .. ':s')
     job = packed and unpack_msg(packed) or false
     if job then
-      job.id, job.k = id, P .. id .. ':'
-      job.fresh, job.line = {}, {}
+      attach(job, id)
     end
     jobs[id] = job
   end
@@ -65,20 +76,6 @@ end
 local function running(id)
   local job = load(id)
   return job and job.state == 'running' and job.server == server and job or nil
-end
-
-local function save_jobs()
-  for _, job in pairs(jobs) do
-    if job then
-      if #job.fresh > 0 then
-        in_pieces('RPUSH', job.k .. 'log', job.fresh)
-      end
-      local key, id = job.k, job.id
-      job.k, job.id, job.fresh, job.line = nil, nil, nil, nil
-      rc('SET', P .. id .. ':s', pack(job))
-      job.k, job.id, job.fresh, job.line = key, id, {}, {}
-    end
-  end
 end
 
 local function append(job, entry)
@@ -113,43 +110,151 @@ local function lowest_outstanding(job)
   return lowest or job.depth
 end
 
--- ---- pages seen: linear hashing, so that buckets keep their size while the job grows
+-- ---- hashes of a job, read and written in batches: what a call touches is fetched once and
+-- written back once. A value is false where there is none.
 
-local function bucket(job, key)
+local function fetch(job, name, keys)
+  local cache = job.cache[name]
+  local missing = {}
+  for _, key in ipairs(keys) do
+    if cache.values[key] == nil then
+      missing[#missing + 1] = key
+      cache.values[key] = false
+    end
+  end
+  for from = 1, #missing, 1000 do
+    local to = math.min(from + 999, #missing)
+    local values = rc('HMGET', job.k .. name, unpack(missing, from, to))
+    for i = from, to do
+      cache.values[missing[i]] = values[i - from + 1]
+    end
+  end
+end
+
+local function hget(job, name, key)
+  local values = job.cache[name].values
+  local value = values[key]
+  if value == nil then
+    value = rc('HGET', job.k .. name, key)
+    values[key] = value
+  end
+  return value
+end
+
+local function hset(job, name, key, value)
+  local cache = job.cache[name]
+  cache.values[key] = value
+  cache.dirty[key] = true
+end
+
+local function hdel(job, name, key)
+  if job.cache[name].values[key] ~= false then
+    hset(job, name, key, false)
+  end
+end
+
+local function flush_hash(job, name)
+  local cache, set, del = job.cache[name], {}, {}
+  for key in pairs(cache.dirty) do
+    local value = cache.values[key]
+    if value then
+      set[#set + 1], set[#set + 2] = key, value
+    else
+      del[#del + 1] = key
+    end
+  end
+  in_pieces('HSET', job.k .. name, set)
+  in_pieces('HDEL', job.k .. name, del)
+  cache.dirty = {}
+end
+
+-- ---- pages seen: linear hashing, so that buckets keep their size while the job grows. A
+-- bucket is a string of entries: 8 bytes of key, 3 of depth and flags. They are read with
+-- one MGET and written with one MSET a call.
+
+local function bucket_number(job, key)
   local hash = struct.unpack('>I4', key)
   local number = hash % job.size
   if number < job.split then
     number = hash % (job.size * 2)
   end
-  return job.k .. 'u' .. number
+  return number
+end
+
+local function fetch_seen(job, keys)
+  local numbers, names = {}, {}
+  for _, key in ipairs(keys) do
+    local number = bucket_number(job, key)
+    if not job.buckets[number] then
+      job.buckets[number] = ''
+      numbers[#numbers + 1] = number
+      names[#names + 1] = job.k .. 'u' .. number
+    end
+  end
+  for from = 1, #names, 1000 do
+    local to = math.min(from + 999, #names)
+    local values = rc('MGET', unpack(names, from, to))
+    for i = from, to do
+      job.buckets[numbers[i]] = values[i - from + 1] or ''
+    end
+  end
+end
+
+local function bucket(job, number)
+  local entries = job.buckets[number]
+  if not entries then
+    entries = rc('GET', job.k .. 'u' .. number) or ''
+    job.buckets[number] = entries
+  end
+  return entries
+end
+
+local function put_bucket(job, number, entries)
+  job.buckets[number] = entries
+  job.rewritten[number] = true
+end
+
+-- Where the entry of a key begins in a bucket, or nil.
+local function position(entries, key)
+  local at = string.find(entries, key, 1, true)
+  while at and at % ENTRY ~= 1 do
+    at = string.find(entries, key, at + 1, true)
+  end
+  return at
 end
 
 -- depth and flags of a page, or nil
 local function seen(job, key)
-  local value = rc('HGET', bucket(job, key), key)
-  if value then
-    value = tonumber(value)
+  local entries = bucket(job, bucket_number(job, key))
+  local at = position(entries, key)
+  if at then
+    local high, middle, low = string.byte(entries, at + 8, at + 10)
+    local value = (high * 256 + middle) * 256 + low
     return floor(value / FLAGS), value % FLAGS
   end
 end
 
+local function encoded(depth, flags)
+  local value = depth * FLAGS + flags
+  return string.char(floor(value / 65536), floor(value / 256) % 256, value % 256)
+end
+
 local function mark(job, key, depth, flags)
-  rc('HSET', bucket(job, key), key, depth * FLAGS + flags)
+  local number = bucket_number(job, key)
+  local entries = bucket(job, number)
+  local at = position(entries, key)
+  put_bucket(job, number, string.sub(entries, 1, at + 7) .. encoded(depth, flags) .. string.sub(entries, at + 11))
 end
 
 local function split_bucket(job)
-  local from, to = job.k .. 'u' .. job.split, job.k .. 'u' .. (job.split + job.size)
-  local all, moved, gone = rc('HGETALL', from), {}, {}
-  for i = 1, #all, 2 do
-    if struct.unpack('>I4', all[i]) % (job.size * 2) ~= job.split then
-      moved[#moved + 1], moved[#moved + 2] = all[i], all[i + 1]
-      gone[#gone + 1] = all[i]
-    end
+  local from, to = job.split, job.split + job.size
+  local entries, stay, move = bucket(job, from), {}, {}
+  for at = 1, #entries, ENTRY do
+    local list = struct.unpack('>I4', entries, at) % (job.size * 2) == from and stay or move
+    list[#list + 1] = string.sub(entries, at, at + ENTRY - 1)
   end
-  if #gone > 0 then
-    rc('HSET', to, unpack(moved))
-    rc('HDEL', from, unpack(gone))
-  end
+  put_bucket(job, from, table.concat(stay))
+  put_bucket(job, to, table.concat(move))
   job.split = job.split + 1
   if job.split == job.size then
     job.size, job.split = job.size * 2, 0
@@ -157,9 +262,49 @@ local function split_bucket(job)
 end
 
 local function see(job, key, depth, flags)
-  mark(job, key, depth, flags)
+  local number = bucket_number(job, key)
+  put_bucket(job, number, bucket(job, number) .. key .. encoded(depth, flags))
   job.found = job.found + 1
   if job.found > LOAD * (job.size + job.split) then
     split_bucket(job)
+  end
+end
+
+local function flush_seen(job)
+  local pairs_ = {}
+  for number in pairs(job.rewritten) do
+    pairs_[#pairs_ + 1] = job.k .. 'u' .. number
+    pairs_[#pairs_ + 1] = job.buckets[number]
+  end
+  for from = 1, #pairs_, 1000 do
+    rc('MSET', unpack(pairs_, from, math.min(from + 999, #pairs_)))
+  end
+  job.rewritten = {}
+end
+
+-- ---- saving
+
+local function flush(job)
+  if #job.fresh > 0 then
+    in_pieces('RPUSH', job.k .. 'log', job.fresh)
+    job.fresh = {}
+  end
+  flush_seen(job)
+  for _, name in ipairs(HASHES) do
+    flush_hash(job, name)
+  end
+end
+
+local VOLATILE = { 'k', 'id', 'fresh', 'line', 'cache', 'buckets', 'rewritten' }
+
+local function save_jobs()
+  for id, job in pairs(jobs) do
+    if job then
+      flush(job)
+      for _, name in ipairs(VOLATILE) do
+        job[name] = nil
+      end
+      rc('SET', P .. id .. ':s', pack(job))
+    end
   end
 end

@@ -8,11 +8,11 @@ local function host_of(url)
 end
 
 local function outstanding_page(job, key)
-  return unpack_msg(rc('HGET', job.k .. 'o', key))
+  return unpack_msg(hget(job, 'o', key))
 end
 
 local function keep_page(job, key, page)
-  rc('HSET', job.k .. 'o', key, pack(page))
+  hset(job, 'o', key, pack(page))
 end
 
 -- Log a page's disposition. `fields` are those a worker reports, or nil.
@@ -22,12 +22,12 @@ local function dispose(job, key, url, depth, parent, disposition, fields)
   local broken = string.sub(disposition, 1, 7) == 'failed:' or status >= 400
   local linked = {}
   if broken then
-    local numbers = rc('HGET', job.k .. 'n', key) or ''
+    local numbers = hget(job, 'n', key) or ''
     for i = 1, #numbers, 4 do
       linked[#linked + 1] = url_at(job, struct.unpack('>I4', numbers, i))
     end
   else
-    rc('HDEL', job.k .. 'n', key)
+    hdel(job, 'n', key)
   end
   job.counts[disposition] = (job.counts[disposition] or 0) + 1
   local seq = append(job, {
@@ -42,29 +42,29 @@ local function disposed(flags)
   return has(flags, ENDED) or has(flags, REFETCHING)
 end
 
-local function note_linker(job, key, url, flags, parent, seq)
-  if parent == '' or (disposed(flags) and not has(flags, BROKEN)) then
-    return
+-- Note a page that links to this one, if it may have to be told. Returns the new flags.
+local function note_linker(job, key, url, depth, flags, parent, seq)
+  if flags >= LINKERS * LINKER or parent == '' or (disposed(flags) and not has(flags, BROKEN)) then
+    return flags
   end
-  local numbers = rc('HGET', job.k .. 'n', key) or ''
-  if #numbers >= LINKERS * 4 then
-    return
-  end
+  local numbers = hget(job, 'n', key) or ''
   local number = struct.pack('>I4', seq)
   for i = 1, #numbers, 4 do
     if string.sub(numbers, i, i + 3) == number then
-      return
+      return flags
     end
   end
-  rc('HSET', job.k .. 'n', key, numbers .. number)
+  hset(job, 'n', key, numbers .. number)
+  mark(job, key, depth, flags + LINKER)
   if disposed(flags) then
     append(job, { 'l', url, parent })
   end
+  return flags + LINKER
 end
 
 -- A fetched page came nearer: its links are due, from memory or once more from the site.
 local function reopen(job, key, child, depth, was, flags, parent, moved)
-  if has(flags, KEPT) and rc('HEXISTS', job.k .. 'k', key) == 1 then
+  if has(flags, KEPT) and hget(job, 'k', key) then
     rc('RPUSH', job.k .. 'c', key)
     rc('SADD', P .. 'casc', job.id)
     job.cascading = job.cascading + 1
@@ -81,8 +81,8 @@ local function reopen(job, key, child, depth, was, flags, parent, moved)
     return
   end
   local host = host_of(child[2])
-  local spelling = rc('HGET', job.k .. 'sp', key) or ''
-  rc('HDEL', job.k .. 'sp', key)
+  local spelling = hget(job, 'sp', key) or ''
+  hdel(job, 'sp', key)
   mark(job, key, depth, flags - ENDED - UNREAD + REFETCHING)
   keep_page(job, key, { child[2], spelling, host, parent, 0, moved })
   job.queued = job.queued + 1
@@ -115,7 +115,7 @@ local function lower(job, child, depth, was, flags, parent)
   local page = outstanding_page(job, key)
   page[4] = parent
   keep_page(job, key, page)
-  if rc('HEXISTS', job.k .. 'l', key) == 0 then
+  if not hget(job, 'l', key) then
     push(job, page[3], depth, key)
   end
 end
@@ -125,7 +125,7 @@ local function meet(job, child, depth, parent, seq)
   local key, url = child[1], child[2]
   local was, flags = seen(job, key)
   if was then
-    note_linker(job, key, url, flags, parent, seq)
+    flags = note_linker(job, key, url, was, flags, parent, seq)
     if depth < was then
       lower(job, child, depth, was, flags, parent)
     end
@@ -137,11 +137,11 @@ local function meet(job, child, depth, parent, seq)
     dispose(job, key, url, depth, parent, 'skipped:' .. skip)
     return
   end
-  see(job, key, depth, 0)
+  see(job, key, depth, parent ~= '' and LINKER or 0)
   local host = host_of(url)
   keep_page(job, key, { url, child[3], host, parent, 0, 0 })
   if parent ~= '' then
-    rc('HSET', job.k .. 'n', key, struct.pack('>I4', seq))
+    hset(job, 'n', key, struct.pack('>I4', seq))
   end
   count(job, depth, 1)
   job.queued = job.queued + 1
@@ -158,7 +158,7 @@ local function free_links(job)
       for _, key in ipairs(rc('SMEMBERS', job.k .. 'd:' .. depth)) do
         local _, flags = seen(job, key)
         if not has(flags, CASCADING) then
-          rc('HDEL', job.k .. 'k', key)
+          hdel(job, 'k', key)
         end
       end
       rc('DEL', job.k .. 'd:' .. depth)
@@ -192,7 +192,7 @@ local function cascade(job, budget)
     local depth, flags = seen(job, key)
     job.cascading = job.cascading - 1
     mark(job, key, depth, flags - CASCADING)
-    local kept = unpack_msg(rc('HGET', job.k .. 'k', key))
+    local kept = unpack_msg(hget(job, 'k', key))
     local seq, url, children = kept[1], kept[2], kept[3]
     budget = budget - 1 - #children
     if depth < job.depth - 1 then
@@ -203,7 +203,7 @@ local function cascade(job, budget)
     if keeps_links(job, depth) then
       keep_links(job, key, depth)
     else
-      rc('HDEL', job.k .. 'k', key)
+      hdel(job, 'k', key)
     end
     leave(job, depth)
   end
@@ -225,8 +225,8 @@ end
 
 -- A leased page stops to be: waiting again or ended, as the caller does next.
 local function unlease(job, key, page)
-  local lease = rc('HGET', job.k .. 'l', key)
-  rc('HDEL', job.k .. 'l', key)
+  local lease = hget(job, 'l', key)
+  hdel(job, 'l', key)
   rc('ZREM', P .. 'x', expiry_of(job, key, tonumber(lease)))
   job.leased = job.leased - 1
   if page[6] == 0 then
@@ -244,7 +244,7 @@ local function settle(job, key, page, depth, disposition, fields, leased)
     job.queued = job.queued - 1
     rc('ZREM', job.k .. 'q:' .. page[3], key)
   end
-  rc('HDEL', job.k .. 'o', key)
+  hdel(job, 'o', key)
   if page[6] ~= 0 then
     return page[6], nil
   end
@@ -273,9 +273,10 @@ end
 
 -- In the order of their URLs, so that the log does not depend on how Redis keeps a hash.
 give_up_all = function(job, disposition, with_leased)
+  flush(job)
   local all, pages = rc('HGETALL', job.k .. 'o'), {}
   for i = 1, #all, 2 do
-    local lease = rc('HEXISTS', job.k .. 'l', all[i]) == 1
+    local lease = hget(job, 'l', all[i])
     if with_leased or not lease then
       pages[#pages + 1] = { all[i], unpack_msg(all[i + 1]), lease }
     end

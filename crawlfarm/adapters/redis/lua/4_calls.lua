@@ -22,7 +22,7 @@ local function leased_page(ref)
   if not job or job.run ~= ref.run then
     return nil
   end
-  local lease = rc('HGET', job.k .. 'l', ref.key)
+  local lease = hget(job, 'l', ref.key)
   if not lease or tonumber(lease) ~= ref.lease then
     return nil
   end
@@ -84,11 +84,11 @@ local function finish(f)
     if not f.children then
       flags = flags + (refetch and 0 or UNREAD)
       if page[2] ~= '' and not refetch then
-        rc('HSET', job.k .. 'sp', key, page[2])
+        hset(job, 'sp', key, page[2])
       end
     elseif #children > 0 and keeps_links(job, depth) then
       flags = flags + KEPT
-      rc('HSET', job.k .. 'k', key, pack({ seq, page[1], children }))
+      hset(job, 'k', key, pack({ seq, page[1], children }))
       keep_links(job, key, depth)
     end
   end
@@ -114,7 +114,7 @@ local function reap()
       rc('ZREM', P .. 'x', expiry)
       local key, id = string.sub(expiry, 16, 23), string.sub(expiry, 24)
       local job = running(id)
-      local lease = job and rc('HGET', job.k .. 'l', key)
+      local lease = job and hget(job, 'l', key)
       if lease and tonumber(lease) == tonumber(string.sub(expiry, 1, 15)) then
         lost = lost + 1
         local page, depth = outstanding_page(job, key), seen(job, key)
@@ -151,7 +151,7 @@ local function lease_next(job, leases, specs)
   end
   local page, depth = outstanding_page(job, key), seen(job, key)
   local lease = next_lease()
-  rc('HSET', job.k .. 'l', key, lease)
+  hset(job, 'l', key, lease)
   rc('ZADD', P .. 'x', now + lease_ms, expiry_of(job, key, lease))
   job.queued = job.queued - 1
   job.leased = job.leased + 1
@@ -172,6 +172,28 @@ local function as_set(list)
     set[name] = true
   end
   return set
+end
+
+-- Read in a few commands what the finished pages and their links are about.
+local function prefetch(finished)
+  local pages, links = {}, {}
+  for _, f in ipairs(finished) do
+    local job = running(f.job)
+    if job and not f.seeding then
+      pages[job] = pages[job] or {}
+      links[job] = links[job] or {}
+      table.insert(pages[job], f.key)
+      table.insert(links[job], f.key)
+      for _, child in ipairs(f.children or {}) do
+        table.insert(links[job], child[1])
+      end
+    end
+  end
+  for job, keys in pairs(pages) do
+    fetch(job, 'l', keys)
+    fetch(job, 'o', keys)
+    fetch_seen(job, links[job])
+  end
 end
 
 local calls = {}
@@ -197,7 +219,6 @@ end
 
 local function create(a)
   local job = {
-    id = a.job, k = P .. a.job .. ':', fresh = {}, line = {},
     spec = a.spec, depth = a.depth, max = a.max, spider = a.spider, base = a.base,
     token = a.token, run = a.run, server = server, state = 'running',
     found = 0, queued = 0, leased = 0, fetching = 0, outstanding = 1, cascading = 0, aside = 0,
@@ -205,6 +226,7 @@ local function create(a)
     at = { [SEEDING_DEPTH] = 1 }, counts = {}, kept = {},
     turn = 0, arrivals = 0, logged = 0, size = 1, split = 0,
   }
+  attach(job, a.job)
   jobs[a.job] = job
   rc('LREM', P .. 'turns', 0, a.job)
   rc('RPUSH', P .. 'turns', a.job)
@@ -213,12 +235,13 @@ end
 
 -- What every counter says, and what is there.
 local function findings(job)
+  flush(job)
   local outstanding, leased, fetching = rc('HGETALL', job.k .. 'o'), 0, 0
   local queued, hosts_seen = 0, {}
   for i = 1, #outstanding, 2 do
     local page = unpack_msg(outstanding[i + 1])
     hosts_seen[page[3]] = true
-    if rc('HEXISTS', job.k .. 'l', outstanding[i]) == 1 then
+    if hget(job, 'l', outstanding[i]) then
       leased = leased + 1
       if page[6] == 0 then
         fetching = fetching + 1
@@ -230,10 +253,10 @@ local function findings(job)
   end
   local found, disposed, ended = 0, 0, 0
   for number = 0, job.size + job.split - 1 do
-    local values = rc('HVALS', job.k .. 'u' .. number)
-    found = found + #values
-    for _, value in ipairs(values) do
-      if has(tonumber(value) % FLAGS, ENDED) then
+    local entries = bucket(job, number)
+    found = found + #entries / ENTRY
+    for at = 1, #entries, ENTRY do
+      if has(string.byte(entries, at + 10) % FLAGS, ENDED) then
         ended = ended + 1
       end
     end
@@ -318,9 +341,11 @@ function calls.has(a)
   return rc('EXISTS', P .. a.job .. ':s') == 1
 end
 
--- finished, want, jobs or false, spiders or false -> {verdicts, leases, specs by job, running}
+-- finished, want, jobs or false, spiders or false
+-- -> {verdicts, leases, specs by job, running jobs, floors by job}
 function calls.exchange(a)
   local verdicts, leases, specs = {}, {}, {}
+  prefetch(a.finished)
   for i, f in ipairs(a.finished) do
     verdicts[i] = finish(f)
     changed = true
@@ -354,7 +379,13 @@ function calls.exchange(a)
       end
     end
   end
-  return { verdicts, leases, specs, running_ids }
+  local floors = {}
+  for id, job in pairs(jobs) do
+    if job then
+      floors[id] = job.floor
+    end
+  end
+  return { verdicts, leases, specs, running_ids, floors }
 end
 
 -- refs -> a list of booleans
@@ -403,6 +434,7 @@ function calls.cancel(a)
     return false
   end
   local busy = {}
+  flush(job)
   for _, key in ipairs(rc('HKEYS', job.k .. 'l')) do
     busy[#busy + 1] = outstanding_page(job, key)[3]
   end
