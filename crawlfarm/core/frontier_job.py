@@ -300,10 +300,6 @@ class Job:
         if page.disposition:
             self.log.append(Moved(len(self.log) + 1, page.url, depth, parent))
         if page.state == ENDED:
-            kept = self._kept_at.get(was)
-            if kept is not None and page.url in kept:
-                kept.discard(page.url)
-                self._kept_at.setdefault(depth, set()).add(page.url)
             if page.url in self._cascading:
                 self._count(was, -1)
                 self._count(depth, 1)

@@ -671,6 +671,23 @@ class MaxPagesTests(FrontierCase):
         self.frontier.reap()
         self.assertEqual((self.state, self.receipt.fetched, self.receipt.complete), ("done", 6, False))
 
+    def test_nearer_after_the_limit(self) -> None:
+        """A page that would have to go out for its links after the limit does not: the
+        job ends, and says that it is not complete."""
+        links = {"a": "s b", "s": "d", "b": "c", "c": "e", "e": "d x y", "d": "x"}
+        self.begin(links, depth=5, max_pages=8)
+        self.finish_page("a")
+        slow = self.take_page("s")
+        for name in "bcedx":
+            self.finish_page(name)
+        self.finish(slow)
+        again = self.take_page("d")
+        self.finish_page("y")
+        self.assertEqual((self.state, self.receipt.fetched), ("running", 8))
+        self.finish(again)
+        self.assertEqual((self.state, self.depths["x"]), ("done", 3))
+        self.assertEqual((self.receipt.skipped, self.receipt.complete), ({}, False))
+
 
 class HostTests(FrontierCase):
     def names(self, want: int, **only: object) -> list[str]:
