@@ -6,11 +6,14 @@ from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from crawlfarm.adapters.memory.queue import REDELIVER_S, MemoryQueue
 from crawlfarm.core.ports import Delivery, JobQueue
 from crawlfarm.wire.queue import JobEnded, JobQueued
+from tests.support.brokers import until_counted
+from tests.support.servers import rabbitmq_server
 
 T = TypeVar("T")
 
@@ -40,11 +43,12 @@ class Arrivals(Generic[T]):
 
 
 class QueueContract:
-    """Mixed into a TestCase; ``make_queue`` gives an empty queue."""
+    """Mixed into a TestCase; ``make_queue`` gives an empty queue, started."""
 
     timeout = 20
 
-    def make_queue(self) -> JobQueue:
+    async def make_queue(self, held: int = 1) -> JobQueue:
+        """:param held: how many unsettled jobs a consumer of it takes."""
         raise NotImplementedError
 
     def consumer(self, queue: JobQueue) -> tuple[Arrivals[Delivery], Any]:
@@ -54,9 +58,12 @@ class QueueContract:
         self.addCleanup(cancel)
         return got, cancel
 
+    async def settled(self, queue: JobQueue, consumers: int) -> None:
+        """Returns when the queue knows of so many consumers: a server hears of them in its own time."""
+
     async def test_before_the_consumer(self: Any) -> None:
         """A job published while nobody listens waits for the first consumer."""
-        queue = self.make_queue()
+        queue = await self.make_queue()
         await queue.publish(JobQueued("j1"))
         got, _ = self.consumer(queue)
         await got.count(1)
@@ -64,7 +71,7 @@ class QueueContract:
 
     async def test_not_within_the_call(self: Any) -> None:
         """A delivery never happens inside the call that caused it."""
-        queue = self.make_queue()
+        queue = await self.make_queue()
         got, _ = self.consumer(queue)
         published = queue.publish(JobQueued("j1"))
         self.assertEqual(got.all, [])
@@ -73,9 +80,10 @@ class QueueContract:
 
     async def test_shared(self: Any) -> None:
         """Consumers share the jobs: each goes to one of them, in turn."""
-        queue = self.make_queue()
+        queue = await self.make_queue(held=6)
         one, _ = self.consumer(queue)
         two, _ = self.consumer(queue)
+        await self.settled(queue, 2)
         for n in range(6):
             await queue.publish(JobQueued(f"j{n}"))
         await one.count(3)
@@ -85,11 +93,12 @@ class QueueContract:
 
     async def test_given_back(self: Any) -> None:
         """A job given back goes to another consumer."""
-        queue = self.make_queue()
+        queue = await self.make_queue()
         one, _ = self.consumer(queue)
         await queue.publish(JobQueued("j1"))
         await one.count(1)
         two, _ = self.consumer(queue)
+        await self.settled(queue, 2)
         one.all[0].requeue()
         await two.count(1)
         self.assertEqual(two.all[0].message, JobQueued("j1"))
@@ -97,7 +106,7 @@ class QueueContract:
 
     async def test_given_back_by_the_only_one(self: Any) -> None:
         """With nobody else there it comes to the same consumer again."""
-        queue = self.make_queue()
+        queue = await self.make_queue()
         got, _ = self.consumer(queue)
         await queue.publish(JobQueued("j1"))
         await got.count(1)
@@ -107,7 +116,7 @@ class QueueContract:
 
     async def test_cancelled_with_a_job_in_hand(self: Any) -> None:
         """What a consumer has not settled when it leaves is delivered again."""
-        queue = self.make_queue()
+        queue = await self.make_queue()
         one, cancel = self.consumer(queue)
         await queue.publish(JobQueued("j1"))
         await one.count(1)
@@ -118,7 +127,7 @@ class QueueContract:
 
     async def test_acked(self: Any) -> None:
         """An acked job does not come back, nor does anything after a cancel."""
-        queue = self.make_queue()
+        queue = await self.make_queue()
         one, cancel = self.consumer(queue)
         await queue.publish(JobQueued("j1"))
         await one.count(1)
@@ -131,7 +140,7 @@ class QueueContract:
 
     async def test_a_failing_consumer(self: Any) -> None:
         """A consumer that raises loses no job: another gets it."""
-        queue = self.make_queue()
+        queue = await self.make_queue(held=4)
 
         def fail(_: Delivery) -> None:
             raise RuntimeError("on purpose")
@@ -146,7 +155,7 @@ class QueueContract:
 
     async def test_ended(self: Any) -> None:
         """Every listener hears of every end; one that fails costs the others nothing."""
-        queue = self.make_queue()
+        queue = await self.make_queue()
 
         def fail(_: JobEnded) -> None:
             raise RuntimeError("on purpose")
@@ -169,10 +178,26 @@ class QueueContract:
 
 
 class MemoryQueueContract(QueueContract, TestCase):
-    def make_queue(self) -> JobQueue:
+    async def make_queue(self, held: int = 1) -> JobQueue:
         from twisted.internet import reactor
 
         return MemoryQueue(reactor)
+
+
+class RabbitQueueContract(QueueContract, TestCase):
+    async def make_queue(self, held: int = 1) -> JobQueue:
+        from twisted.internet import reactor
+
+        from crawlfarm.adapters.rabbit.queue import RabbitQueue
+
+        self.url = rabbitmq_server().fresh_vhost(self)
+        queue = RabbitQueue(reactor, self.url, listener=True, prefetch=held)
+        self.addCleanup(queue.stop)
+        await queue.start(deadline_s=10)
+        return queue
+
+    async def settled(self, queue: JobQueue, consumers: int) -> None:
+        await deferToThread(until_counted, self.url, "crawlfarm.jobs", consumers=consumers)
 
 
 class MemoryQueueTurns(SynchronousTestCase):
