@@ -11,7 +11,7 @@ conversation::
                                             Call(1, 0, Acquire(...)), Call(2, 0, Register(...))
     Answered(2, Registered(...)), Answered(1, Granted(...))
                                             Watch("master-a")
-    Notice(CancelWanted(...))
+    Notice("master-a", CancelWanted(...))
     Goodbye()
 
 * Calls are decided in their order, and answered as their commits are through.
@@ -150,6 +150,9 @@ class Failed(_Frame, frozen=True, tag=14):
 
 
 class Notice(_Frame, frozen=True, tag=15):
+    """A lease of this master is to end."""
+
+    master: str
     wanted: lockd.CancelWanted
 
 
