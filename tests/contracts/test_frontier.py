@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.task import Clock
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import TestCase
 
 from crawlfarm.adapters.memory.frontier import MemoryFrontier
 from crawlfarm.core.frontier import FrontierModel
 from crawlfarm.core.ports import FrontierStore
 from tests.contracts.frontier import FrontierContract
+from tests.support.servers import redis_server
 from tests.support.sites import u
 
 
@@ -52,3 +55,37 @@ class MemoryFrontierTests(FrontierContract, TestCase):
         self.assertEqual(woken, ["first", "last"])
         self.assertEqual(len(self.flushLoggedErrors(self.failureException)), 1)
         self.assertEqual((await self.take_page("b")).ref.url, u("b"))
+
+
+class RedisFrontierTests(FrontierContract, TestCase):
+    """Over Redis, with the tests' clock instead of the server's."""
+
+    shards = 1
+    store: Any
+
+    async def make_store(self, **options: Any) -> FrontierStore:
+        from crawlfarm.adapters.redis.frontier import RedisFrontier
+
+        self.milliseconds = 0
+        urls = [redis_server().fresh(self) for _ in range(self.shards)]
+        store = RedisFrontier(reactor, urls, **options, now=lambda: self.milliseconds)
+        await store.start()
+        self.addCleanup(lambda: Deferred.fromCoroutine(store.stop()))
+        return store
+
+    async def later(self, seconds: float) -> None:
+        self.milliseconds += round(seconds * 1000)
+
+    async def told(self) -> None:
+        """Notifications come in order: an answer on their connection is behind all of them."""
+        for shard in self.store._shards.values():
+            _, listening = shard.link._handlers
+            await listening.execute_command("PING")
+        while self.store._telling is not None:
+            await deferLater(reactor, 0)
+
+
+class ShardedRedisFrontierTests(RedisFrontierTests):
+    """The same, with each job on one of three shards."""
+
+    shards = 3

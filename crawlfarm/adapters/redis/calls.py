@@ -100,6 +100,11 @@ def exchanged(answer: Any) -> Exchanged:
     return Exchanged(list(verdicts), [_lease(lease, specs) for lease in leases], frozenset(running))
 
 
+def floors(answer: Any) -> dict[str, int]:
+    """Of an exchange: the lowest depth outstanding, by job."""
+    return dict(answer[-1] or {})  # an empty table comes as an empty list
+
+
 def _lease(lease: Any, specs: Any) -> PageLease:
     job, number, url, spelling, depth, attempt = lease
     run, base, spec = specs[job]

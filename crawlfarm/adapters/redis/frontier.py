@@ -15,14 +15,13 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
-import txredisapi
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
 from uhashring import HashRing
 
 from crawlfarm.adapters.redis import calls, script
 from crawlfarm.adapters.redis.known import KnownPages
-from crawlfarm.adapters.redis.link import RedisLink
+from crawlfarm.adapters.redis.link import NoScript, RedisLink
 from crawlfarm.core.ports import (
     LATER,
     LINKS_WANTED,
@@ -33,9 +32,10 @@ from crawlfarm.core.ports import (
     LeaseRef,
     LogSlice,
     Opened,
+    PageLease,
 )
 from crawlfarm.core.urls import canonical, host_of
-from crawlfarm.errors import ConfigError, CrawlfarmError, Unavailable
+from crawlfarm.errors import ConfigError, Unavailable
 from crawlfarm.wire.jobs import JobSpec
 
 log = Logger()
@@ -61,7 +61,7 @@ class Shard:
         keys = (1, self._prefix, name, packed)
         try:
             return await self.link.execute("EVALSHA", script.sha(), *keys)
-        except txredisapi.ScriptDoesNotExist:
+        except NoScript:
             return await self.link.execute("EVAL", script.source(), *keys)
 
     async def ask(self, name: str, **arguments: Any) -> Any:
@@ -107,7 +107,7 @@ class RedisFrontier:
         self._homes: dict[str, Shard] = {}
         self._runs: dict[str, int] = {}
         self._turn = 0
-        self._watchers: set[Callable[[], None]] = set()
+        self._watchers: dict[object, Callable[[], None]] = {}
         self._telling: Any = None
 
     async def start(self) -> None:
@@ -168,8 +168,13 @@ class RedisFrontier:
         return Deferred.fromCoroutine(self._audit(job))
 
     def watch(self, wake: Callable[[], None]) -> Callable[[], None]:
-        self._watchers.add(wake)
-        return lambda: self._watchers.discard(wake)
+        watching = object()
+        self._watchers[watching] = wake
+
+        def stop() -> None:
+            self._watchers.pop(watching, None)
+
+        return stop
 
     # --- jobs and their shards ----------------------------------------------------------------
 
@@ -254,7 +259,7 @@ class RedisFrontier:
         for lease in exchanged.leases:
             self._settle(lease.ref.job, shard)
             self._known.leased(lease)
-        for job, floor in answer[-1].items():
+        for job, floor in calls.floors(answer).items():
             self._known.floor(job, floor)
         return exchanged
 
@@ -275,27 +280,42 @@ class RedisFrontier:
                 verdicts[n] = LATER if homes[job] is not None else STALE
             except Unavailable:
                 homes[job], verdicts[n] = None, LATER
+        self._turn = (self._turn + 1) % len(self._shards)
         shards = list(self._shards.values())
-        self._turn = (self._turn + 1) % len(shards)
-        leases: list[Any] = []
+        shards = shards[self._turn :] + shards[: self._turn]
+        leases: list[PageLease] = []
         running: set[str] = set()
-        failed: list[Unavailable] = []
-        for shard in shards[self._turn :] + shards[: self._turn]:
-            own = [n for n, f in enumerate(finished) if homes[f.ref.job] is shard]
-            share = -(-(want - len(leases)) // (len(shards) - len(failed))) if not leases else want - len(leases)
+        errors: list[Unavailable] = []
+
+        async def with_one(shard: Shard, own: list[int], share: int) -> bool:
+            """Whether the shard may have more than its share."""
             try:
                 part = await self._exchange_with(shard, [finished[n] for n in own], share, jobs, spiders)
             except Unavailable as e:
-                failed.append(e)
+                errors.append(e)
                 # Its jobs may well be running: nobody may take them for ended.
                 known = self._homes if jobs is None else jobs
                 running.update(j for j in known if self._homes.get(j) in (shard, None))
-                continue
+                return False
             verdicts.update(zip(own, part.verdicts, strict=True))
             leases.extend(part.leases)
-            running |= part.running
-        if len(failed) == len(shards):
-            raise failed[0]
+            running.update(part.running)
+            return share == len(part.leases)
+
+        shares = [want // len(shards) + (place < want % len(shards)) for place in range(len(shards))]
+        more = await gatherResults(
+            [
+                Deferred.fromCoroutine(
+                    with_one(shard, [n for n, f in enumerate(finished) if homes[f.ref.job] is shard], share)
+                )
+                for shard, share in zip(shards, shares, strict=True)
+            ]
+        )
+        if len(errors) == len(shards):
+            raise errors[0]
+        for shard in [shard for shard, has_more in zip(shards, more, strict=True) if has_more]:
+            if len(leases) < want:
+                await with_one(shard, [], want - len(leases))
         return Exchanged([verdicts[n] for n in range(len(finished))], leases, frozenset(running))
 
     async def _by_shard(self, leases: Sequence[LeaseRef]) -> list[tuple[Shard, list[int]]]:
@@ -369,8 +389,10 @@ class RedisFrontier:
 
     def _tell(self) -> None:
         self._telling = None
-        for wake in list(self._watchers):
-            try:
-                wake()
-            except Exception as e:
-                log.failure("a watcher of the frontier failed") if not isinstance(e, CrawlfarmError) else None
+        for watching in list(self._watchers):
+            wake = self._watchers.get(watching)
+            if wake is not None:
+                try:
+                    wake()
+                except Exception:
+                    log.failure("a watcher of the frontier failed")

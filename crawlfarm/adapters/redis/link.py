@@ -13,19 +13,23 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import txredisapi
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.logger import Logger
 
 from crawlfarm.config import shown_url
-from crawlfarm.errors import ConfigError, Unavailable
+from crawlfarm.errors import ConfigError, CrawlfarmError, Unavailable
 
 log = Logger()
 
 CONNECT_S = 3.0
 REPLY_S = 10.0
 OLDEST = (6, 2)
+
+
+class NoScript(CrawlfarmError):
+    """The server does not have this script (any more): send it whole."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,8 @@ class RedisLink:
         self._commands = self._connect(_Protocol)
         if self.channel:
             self._connect(_Listening)
+        usable = DeferredList([handler._connected for handler in self._handlers])
+        usable.addCallback(lambda _: self._tell(None))
         met: Deferred[None] = Deferred()
         self._meeting.append(met)
         late = self._reactor.callLater(CONNECT_S, self._nobody, met)
@@ -182,7 +188,6 @@ class RedisLink:
             log.warn("{where}: another Redis process answers at {shown}", where=self.where, shown=self.address.shown)
         self.run_id = info["run_id"]
         self._problem = ""
-        self._tell(None)
 
     def refused(self, error: Exception) -> None:
         """The server answered, and will not have us."""
@@ -233,6 +238,8 @@ class RedisLink:
             text = str(e)
             if text.startswith(("OOM", "MISCONF", "READONLY", "LOADING", "MASTERDOWN", "BUSY", "NOREPLICAS")):
                 raise Unavailable(f"{self.where}: {self.address.shown} takes no writes now: {text}") from e
+            if text.startswith("NOSCRIPT"):
+                raise NoScript(text) from e
             if text.startswith("NOPERM"):
                 raise Unavailable(f"{self.where}: the user at {self.address.shown} lacks a right: {text}") from e
             raise

@@ -348,7 +348,7 @@ function calls.exchange(a)
   prefetch(a.finished)
   for i, f in ipairs(a.finished) do
     verdicts[i] = finish(f)
-    changed = true
+    changed = changed or verdicts[i] == DONE
   end
   reap()
   local running_ids, served = {}, {}
