@@ -82,9 +82,8 @@ class JobStore:
             connection.execute_many(_SQL["put_job"], _job_columns(row for row in rows if not row.in_flight))
             connection.execute_many(_SQL["put_job"], _job_columns(row for row in rows if row.in_flight))
             connection.execute_many(_SQL["put_submission"], [msgspec.structs.asdict(s) for s in submissions.values()])
-            if token:
-                connection.execute(_SQL["raise_meta"], {"name": "token", "value": token})
-            connection.execute(_SQL["raise_meta"], {"name": "commit", "value": number})
+            counters = {"commit": number} | ({"token": token} if token else {})
+            connection.execute_many(_SQL["raise_meta"], [{"name": n, "value": v} for n, v in counters.items()])
 
         return self._database.run(write)
 

@@ -17,11 +17,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import psycopg2
-from psycopg2.extensions import TRANSACTION_STATUS_INERROR, parse_dsn
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INERROR, parse_dsn
 
 from crawlfarm.adapters.sql.database import Connection
 from crawlfarm.adapters.sql.postgres.errors import AGAIN, MOVED, VARIABLE, failed, refused
-from crawlfarm.adapters.sql.postgres.statements import PostgresConnection
+from crawlfarm.adapters.sql.postgres.statements import PostgresConnection, translate
 from crawlfarm.adapters.sql.queries import load_queries
 from crawlfarm.config import shown_url
 from crawlfarm.errors import ConfigError, Unavailable
@@ -64,7 +64,7 @@ class Session:
         self._statement_timeouts = statement_timeouts
         self._claims = False
         self._connection: Any = None
-        self._last: dict[str, Any] | None = None
+        self._last: tuple[Any, Any] | None = None
         self._closing = threading.Lock()
 
     def transact(self, work: Callable[[Connection], T]) -> T:
@@ -123,10 +123,9 @@ class Session:
         except (psycopg2.Error, UnicodeError) as e:
             raise refused(e, self.name) from e
         try:
-            connection.autocommit = True
+            connection.autocommit = True  # we say ourselves where a transaction begins
             self._check(connection)
             self._set_up(connection)
-            connection.autocommit = False
         except psycopg2.Error as e:
             connection.close()
             raise refused(e, self.name) from e
@@ -150,16 +149,18 @@ class Session:
             )
 
     def _set_up(self, connection: Any) -> None:
+        keep = ["keep_commits_durable"] if self._statement_timeouts else ["keep_commits_durable", "wait_for_commits"]
         with connection.cursor() as cursor:
-            plain = PostgresConnection(cursor)
-            plain.fetch(_SQL["keep_commits_durable"])
-            if not self._statement_timeouts:
-                plain.fetch(_SQL["wait_for_commits"])
-            (me,) = plain.fetch(_SQL["this_connection"])
+            for name in keep:
+                cursor.execute(_SQL[name])
+            cursor.execute(_SQL["this_connection"])
+            (me,) = cursor
             if self._last is not None:
                 # What is left of our last connection may still hold locks: the server may
                 # not know yet that it is gone.
-                plain.fetch(_SQL["end_connection"], self._last)
+                cursor.execute(
+                    translate(_SQL["end_connection"]), {"pid": self._last[0], "backend_start": self._last[1]}
+                )
         if self._claims:
             try:
                 self._take_place(connection)
@@ -168,28 +169,22 @@ class Session:
         self._last = me
 
     def _take_place(self, connection: Any) -> None:
-        before, connection.autocommit = connection.autocommit, True
-        try:
-            with connection.cursor() as cursor:
-                plain = PostgresConnection(cursor)
-                try:
-                    # It waits a moment: the connection of a daemon just killed ends by itself.
-                    plain.fetch(_SQL["wait_for_place"])
-                    plain.fetch(_SQL["take_place"])
-                except psycopg2.errors.LockNotAvailable as e:
-                    raise ConfigError(self._taken(plain)) from e
-                finally:
-                    if not connection.closed:
-                        plain.fetch(_SQL["wait_for_commits"])
-        finally:
-            if not connection.closed:
-                connection.autocommit = before
+        with connection.cursor() as cursor:
+            # It waits a moment: the connection of a daemon just killed ends by itself.
+            cursor.execute(_SQL["wait_for_place"])
+            try:
+                cursor.execute(_SQL["take_place"])
+            except psycopg2.errors.LockNotAvailable as e:
+                raise ConfigError(self._taken(cursor)) from e
+            finally:
+                if not connection.closed:
+                    cursor.execute(_SQL["wait_for_commits"])
 
-    def _taken(self, plain: PostgresConnection) -> str:
+    def _taken(self, cursor: Any) -> str:
         who = "nobody can tell which"
-        for row in plain.fetch(_SQL["who_has_the_place"]):
-            address = f" at {row['address']}" if row["address"] else ""
-            who = f"{row['application'] or 'unnamed'}{address}, server process {row['pid']}"
+        cursor.execute(_SQL["who_has_the_place"])
+        for pid, application, address in cursor:
+            who = f"{application or 'unnamed'}{f' at {address}' if address else ''}, server process {pid}"
         return (
             f"{VARIABLE} ({self.name}): another lock daemon works on this database ({who}): "
             "stop that one, or name another database"
@@ -201,11 +196,12 @@ class Session:
         committing = False
         try:
             with connection.cursor() as cursor:
-                result = work(PostgresConnection(cursor))
-            if connection.info.transaction_status == TRANSACTION_STATUS_INERROR:
-                raise psycopg2.InternalError("the work went on after an error of the database")
-            committing = True
-            connection.commit()
+                transaction = PostgresConnection(cursor)
+                result = work(transaction)
+                if connection.info.transaction_status == TRANSACTION_STATUS_INERROR:
+                    raise psycopg2.InternalError("the work went on after an error of the database")
+                committing = True
+                transaction.commit()
         except psycopg2.Error as e:
             lost = self._give_up(connection, e)
             if e.pgcode in AGAIN:
@@ -222,9 +218,10 @@ class Session:
     def _give_up(self, connection: Any, error: psycopg2.Error | None) -> bool:
         """Roll back; whether the connection is lost, which is forgotten then."""
         lost = bool(connection.closed)
-        if not lost:
+        if not lost and connection.info.transaction_status != TRANSACTION_STATUS_IDLE:
             try:
-                connection.rollback()
+                with connection.cursor() as cursor:
+                    cursor.execute("ROLLBACK")
             except psycopg2.Error:
                 lost = True
         if lost or (error is not None and error.pgcode in MOVED):

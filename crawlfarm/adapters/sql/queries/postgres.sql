@@ -3,8 +3,9 @@
 -- daemon's place.
 
 -- name: has_notes
--- A row when the table of applied migrations is there.
-SELECT 1 AS found WHERE to_regclass('migrations') IS NOT NULL;
+-- A row when the table of applied migrations is there. (to_regclass() would answer from a
+-- cache that waiting for the lock does not renew.)
+SELECT 1 AS found FROM pg_tables WHERE tablename = 'migrations' AND schemaname = ANY (current_schemas(false));
 
 -- name: lock_migrations
 -- Let one process at a time migrate, until its transaction ends.
