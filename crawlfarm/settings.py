@@ -51,10 +51,15 @@ DOWNLOADER_MIDDLEWARES = {
 }
 SPIDER_MIDDLEWARES = {
     "scrapy.spidermiddlewares.depth.DepthMiddleware": None,
+    "scrapy.spidermiddlewares.httperror.HttpErrorMiddleware": None,
     "scrapy.spidermiddlewares.urllength.UrlLengthMiddleware": None,
 }
+# Off by their settings as well; here so that they are not even imported.
+EXTENSIONS = {
+    "scrapy.extensions.remote_control.RemoteControl": None,
+    "scrapy.extensions.telnet.TelnetConsole": None,
+}
 COOKIES_ENABLED = False
-HTTPERROR_ALLOW_ALL = True
 HTTPPROXY_ENABLED = False
 METAREFRESH_ENABLED = False
 ROBOTSTXT_OBEY = False

@@ -7,6 +7,7 @@ no spelling of an address and no answer of a name server goes round it.
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 from typing import Any
 
 from scrapy import Request
@@ -51,8 +52,11 @@ class GuardedHTTPHandler(HTTPHandlerOn):
         from twisted.internet import reactor
 
         networks = crawler.settings.get("CRAWLFARM_ALLOW_NETWORKS") or ""
-        self._policy = AddressPolicy(parse_networks(networks, "CRAWLFARM_ALLOW_NETWORKS"))
-        self.dialler = GuardedReactor(reactor, self._policy)
+        policy = AddressPolicy(parse_networks(networks, "CRAWLFARM_ALLOW_NETWORKS"))
+        self.dialler = GuardedReactor(reactor, policy)
+        # Kept connections bring the same few peers with page after page.
+        self._may_dial = lru_cache(maxsize=4096)(lambda peer: policy.may_dial(str(peer)))
+        self._opened = lru_cache(maxsize=4096)(lambda peer: policy.opened(str(peer)))
 
     async def download_request(self, request: Request) -> Response:
         response = await super().download_request(request)
@@ -62,8 +66,8 @@ class GuardedHTTPHandler(HTTPHandlerOn):
         return response
 
     def _check_peer(self, request: Request, peer: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
-        if not self._policy.may_dial(str(peer)):
+        if not self._may_dial(peer):
             raise BlockedAddress("this address is not public and not in CRAWLFARM_ALLOW_NETWORKS")
         visit = visit_of(request)
-        if visit is not None and self._policy.opened(str(peer)):
+        if visit is not None and self._opened(peer):
             visit.own_network = True
