@@ -16,14 +16,14 @@ from scrapy.crawler import Crawler
 from scrapy.utils.defer import maybe_deferred_to_future
 from twisted.internet.defer import Deferred
 
-from crawlfarm.core.levels import fold
 from crawlfarm.core.ports import Child, Finish, FrontierStore, LeaseRef, LogSlice
 from crawlfarm.core.urls import canonical
 from crawlfarm.frontier import engine
 from crawlfarm.frontier.exchange import Exchange
+from crawlfarm.frontier.final import FinalRecords
 from crawlfarm.frontier.visit import META_KEY, Visit, visit_of
 from crawlfarm.wire.jobs import JobSpec
-from crawlfarm.wire.pages import Ended, Entry, PageRecord
+from crawlfarm.wire.pages import PageRecord
 
 logger = logging.getLogger(__name__)
 
@@ -164,8 +164,7 @@ class FrontierScheduler(BaseScheduler):
         store, job = self._attached.store, self._attached.job[0]
         changed = asyncio.Event()
         unwatch = store.watch(changed.set)
-        log: list[Entry] = []
-        waiting: set[str] = set()
+        final = FinalRecords()
         seen = 0
         try:
             while True:
@@ -174,15 +173,9 @@ class FrontierScheduler(BaseScheduler):
                 if piece is None:
                     return
                 seen += len(piece.entries)
-                log.extend(piece.entries)
-                waiting.update(e.page.url for e in piece.entries if isinstance(e, Ended))
                 ended = piece.state != "running" and len(piece.entries) < _LOG_BATCH
-                records = fold(e for e in log if _url_of(e) in waiting)
-                for url, record in records.items():
-                    if ended or (record.depth <= piece.final_depth and not record.broken):
-                        waiting.discard(url)
-                        yield record
-                log = [e for e in log if _url_of(e) in waiting]
+                for record in final.feed(piece, last=ended):
+                    yield record
                 if ended:
                     return
                 if len(piece.entries) < _LOG_BATCH:
@@ -245,10 +238,6 @@ class FrontierScheduler(BaseScheduler):
                 visit.ended("failed:error")
             assert visit.finish is not None
             self._exchange.finish(visit.finish, visit.read_links)
-
-
-def _url_of(entry: Entry) -> str:
-    return entry.page.url if isinstance(entry, Ended) else entry.url
 
 
 def _own_job(crawler: Crawler, spider: Any) -> Attachment:
