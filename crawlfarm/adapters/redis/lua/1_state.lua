@@ -26,7 +26,7 @@ local pack, unpack_msg = cmsgpack.pack, cmsgpack.unpack
 local floor = math.floor
 local STEP = 2 ^ 40 -- depth * STEP + a number that only grows: sorts by depth, then age
 local LINKERS = 5
-local LOAD = 48 -- pages a bucket: small enough to be searched from its start
+local LOAD = 24 -- pages a bucket: small enough to be searched, and written, as one string
 local ENDED, KEPT, UNREAD, BROKEN, CASCADING, REFETCHING = 1, 2, 4, 8, 16, 32
 local LINKER = 64 -- the flags above count how many linkers of the page are noted
 local FLAGS = 512
@@ -52,7 +52,7 @@ local jobs = {}
 -- What lives for one call only.
 local function attach(job, id)
   job.id, job.k = id, P .. id .. ':'
-  job.fresh, job.line, job.cache, job.buckets, job.rewritten = {}, {}, {}, {}, {}
+  job.fresh, job.line, job.cache, job.buckets, job.rewritten, job.marks = {}, {}, {}, {}, {}, {}
   for _, name in ipairs(HASHES) do
     job.cache[name] = { values = {}, dirty = {} }
   end
@@ -225,28 +225,40 @@ end
 
 -- depth and flags of a page, or nil
 local function seen(job, key)
-  local entries = bucket(job, bucket_number(job, key))
-  local at = position(entries, key)
-  if at then
+  local value = job.marks[key]
+  if not value then
+    local entries = bucket(job, bucket_number(job, key))
+    local at = position(entries, key)
+    if not at then
+      return nil
+    end
     local high, middle, low = string.byte(entries, at + 8, at + 10)
-    local value = (high * 256 + middle) * 256 + low
-    return floor(value / FLAGS), value % FLAGS
+    value = (high * 256 + middle) * 256 + low
   end
+  return floor(value / FLAGS), value % FLAGS
 end
 
-local function encoded(depth, flags)
-  local value = depth * FLAGS + flags
+-- Buckets take up what was marked when they are written, or split.
+local function mark(job, key, depth, flags)
+  job.marks[key] = depth * FLAGS + flags
+end
+
+local function encoded(value)
   return string.char(floor(value / 65536), floor(value / 256) % 256, value % 256)
 end
 
-local function mark(job, key, depth, flags)
-  local number = bucket_number(job, key)
-  local entries = bucket(job, number)
-  local at = position(entries, key)
-  put_bucket(job, number, string.sub(entries, 1, at + 7) .. encoded(depth, flags) .. string.sub(entries, at + 11))
+local function take_up_marks(job)
+  for key, value in pairs(job.marks) do
+    local number = bucket_number(job, key)
+    local entries = bucket(job, number)
+    local at = position(entries, key)
+    put_bucket(job, number, string.sub(entries, 1, at + 7) .. encoded(value) .. string.sub(entries, at + 11))
+  end
+  job.marks = {}
 end
 
 local function split_bucket(job)
+  take_up_marks(job)
   local from, to = job.split, job.split + job.size
   local entries, stay, move = bucket(job, from), {}, {}
   for at = 1, #entries, ENTRY do
@@ -263,7 +275,7 @@ end
 
 local function see(job, key, depth, flags)
   local number = bucket_number(job, key)
-  put_bucket(job, number, bucket(job, number) .. key .. encoded(depth, flags))
+  put_bucket(job, number, bucket(job, number) .. key .. encoded(depth * FLAGS + flags))
   job.found = job.found + 1
   if job.found > LOAD * (job.size + job.split) then
     split_bucket(job)
@@ -271,6 +283,7 @@ local function see(job, key, depth, flags)
 end
 
 local function flush_seen(job)
+  take_up_marks(job)
   local pairs_ = {}
   for number in pairs(job.rewritten) do
     pairs_[#pairs_ + 1] = job.k .. 'u' .. number
@@ -280,6 +293,28 @@ local function flush_seen(job)
     rc('MSET', unpack(pairs_, from, math.min(from + 999, #pairs_)))
   end
   job.rewritten = {}
+end
+
+-- ---- expiries of all jobs: also written once a call, and before they are read
+
+local expiries, expired = {}, {}
+
+local function expiry_of(job, key, lease)
+  return string.format('%015d', lease) .. key .. job.id
+end
+
+local function set_expiry(at, expiry)
+  expiries[#expiries + 1], expiries[#expiries + 2] = at, expiry
+end
+
+local function drop_expiry(expiry)
+  expired[#expired + 1] = expiry
+end
+
+local function flush_expiries()
+  in_pieces('ZADD', P .. 'x', expiries)
+  in_pieces('ZREM', P .. 'x', expired)
+  expiries, expired = {}, {}
 end
 
 -- ---- saving
@@ -295,7 +330,7 @@ local function flush(job)
   end
 end
 
-local VOLATILE = { 'k', 'id', 'fresh', 'line', 'cache', 'buckets', 'rewritten' }
+local VOLATILE = { 'k', 'id', 'fresh', 'line', 'cache', 'buckets', 'rewritten', 'marks' }
 
 local function save_jobs()
   for id, job in pairs(jobs) do

@@ -219,15 +219,11 @@ local function retire(job)
   rc('SREM', P .. 'casc', job.id)
 end
 
-local function expiry_of(job, key, lease)
-  return string.format('%015d', lease) .. key .. job.id
-end
-
 -- A leased page stops to be: waiting again or ended, as the caller does next.
 local function unlease(job, key, page)
   local lease = hget(job, 'l', key)
   hdel(job, 'l', key)
-  rc('ZREM', P .. 'x', expiry_of(job, key, tonumber(lease)))
+  drop_expiry(expiry_of(job, key, tonumber(lease)))
   job.leased = job.leased - 1
   if page[6] == 0 then
     job.fetching = job.fetching - 1

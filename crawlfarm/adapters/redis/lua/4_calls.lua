@@ -4,8 +4,11 @@ local DONE, STALE, LINKS_WANTED = 'done', 'stale', 'links_wanted'
 local now, lease_ms, attempts, budget -- set below, from the arguments
 local changed = false
 
+local last_lease
+
 local function next_lease()
-  return rc('INCR', P .. 'leases')
+  last_lease = (last_lease or tonumber(rc('GET', P .. 'leases') or 0)) + 1
+  return last_lease
 end
 
 local function fence(job, token)
@@ -63,7 +66,7 @@ local function finish(f)
   end
   local key, fetched, last = f.key, f.disposition == 'fetched', job.depth - 1
   if not f.children and fetched and depth < last then
-    rc('ZADD', P .. 'x', now + lease_ms, expiry_of(job, key, f.lease))
+    set_expiry(now + lease_ms, expiry_of(job, key, f.lease))
     return LINKS_WANTED
   end
   local host, refetch = page[3], page[6] ~= 0
@@ -105,6 +108,7 @@ end
 
 local function reap()
   local lost = 0
+  flush_expiries()
   while true do
     local due = rc('ZRANGEBYSCORE', P .. 'x', '-inf', now, 'LIMIT', 0, 100)
     if #due == 0 then
@@ -152,7 +156,7 @@ local function lease_next(job, leases, specs)
   local page, depth = outstanding_page(job, key), seen(job, key)
   local lease = next_lease()
   hset(job, 'l', key, lease)
-  rc('ZADD', P .. 'x', now + lease_ms, expiry_of(job, key, lease))
+  set_expiry(now + lease_ms, expiry_of(job, key, lease))
   job.queued = job.queued - 1
   job.leased = job.leased + 1
   if page[6] == 0 then
@@ -192,12 +196,13 @@ local function prefetch(finished)
   for job, keys in pairs(pages) do
     fetch(job, 'l', keys)
     fetch(job, 'o', keys)
+    fetch(job, 'n', links[job])
     fetch_seen(job, links[job])
   end
 end
 
 local calls = {}
-local reads = { events = true, status = true, audit = true, extend = true, has = true }
+local reads = { events = true, status = true, audit = true, has = true }
 
 local function job_keys(job)
   local names = { 's', 'o', 'l', 'n', 'r', 'a', 'k', 'c', 'sp', 'log' }
@@ -302,7 +307,7 @@ local function rewind(job, a)
     end
     local leased = rc('HGETALL', job.k .. 'l')
     for i = 1, #leased, 2 do
-      rc('ZREM', P .. 'x', expiry_of(job, leased[i], tonumber(leased[i + 1])))
+      drop_expiry(expiry_of(job, leased[i], tonumber(leased[i + 1])))
     end
     drop(job)
     job = create(a)
@@ -394,7 +399,7 @@ function calls.extend(a)
   for i, ref in ipairs(a.refs) do
     local job = leased_page(ref)
     if job then
-      rc('ZADD', P .. 'x', now + lease_ms, expiry_of(job, ref.key, ref.lease))
+      set_expiry(now + lease_ms, expiry_of(job, ref.key, ref.lease))
     end
     kept[i] = job ~= nil
   end
@@ -521,6 +526,10 @@ local answer = calls[ARGV[1]](a)
 if not reads[ARGV[1]] then
   save_jobs()
   save_hosts()
+  flush_expiries()
+  if last_lease then
+    rc('SET', P .. 'leases', last_lease)
+  end
 end
 if changed then
   rc('PUBLISH', P .. 'wake', '')
