@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _log = Logger("lockd.protocol")
 
 _MOST_DISCARDED = 1 << 20
+_MOST_UNREAD = 1 << 16
 _PING = encode_frame(frames.Ping())
 _PONG = encode_frame(frames.Pong())
 _GOODBYE = encode_frame(frames.Goodbye())
@@ -100,6 +101,8 @@ class Peer(Connection):
         self._session: Session | None = None
         self._watches: dict[str, Callable[[], None]] = {}
         self._held: set[str] = set()
+        """Why no frames are taken: ``outstanding``, ``output`` or ``turn``."""
+        self._paused = False
         self._notices = 0
         self._discarded = 0
         self.since = self.heard = peers.now()
@@ -127,7 +130,12 @@ class Peer(Connection):
                 self.transport.pauseProducing()
             return
         self._reader.feed(data)
-        self._go_on()
+        if not self._held:
+            self._go_on()
+        elif self._reader.held > _MOST_UNREAD and not self._paused:
+            # Not before: TLS holds us during its handshake, for which it must read.
+            self._paused = True
+            self.transport.pauseProducing()
 
     def _go_on(self) -> None:
         for _ in range(self._limits.burst):
@@ -281,14 +289,14 @@ class Peer(Connection):
     # --- reading, or not ----------------------------------------------------------------
 
     def _hold(self, why: str) -> None:
-        if not self._held:
-            self.transport.pauseProducing()
         self._held.add(why)
 
     def _let(self, why: str) -> None:
         self._held.discard(why)
         if not self._held and not self.ending:
-            self.transport.resumeProducing()
+            if self._paused:
+                self._paused = False
+                self.transport.resumeProducing()
             self._go_on()
 
     def pauseProducing(self) -> None:

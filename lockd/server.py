@@ -55,7 +55,7 @@ class LockServer:
             await maybeDeferred(port.stopListening)
             raise ConfigError(
                 f"{_VARIABLE}: {where!r} is open to other machines, and whoever gets in commands the farm: set "
-                "CRAWLFARM_LOCKD_SECRET_FILE, or listen on TLS (tls:…), or on 127.0.0.1, as in "
+                "CRAWLFARM_LOCKD_SECRET_FILE, or listen on TLS (ssl:…), or on 127.0.0.1, as in "
                 "tcp:8091:interface=127.0.0.1"
             )
         if open_to_others and not secret:

@@ -121,8 +121,10 @@ class LockdClient:
         """Fires once there is a connection.
 
         :raises ConfigError: a daemon answers that cannot be used: another secret or version.
-        :raises Unavailable: the client was stopped.
+        :raises Unavailable: the client is not running.
         """
+        if not self._started:
+            return fail(_stopped())
         if self._link is not None:
             return succeed(None)
         waiting: Deferred[None] = Deferred(lambda d: self._waiting.remove(d))

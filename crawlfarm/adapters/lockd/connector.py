@@ -69,22 +69,20 @@ class Connector:
         self._links: dict[Link, None] = {}
         """Those not closed yet."""
         self._wanted = False
-        self._running: Deferred[None] | None = None
+        self._step: Deferred[Any] | None = None
+        """What the search waits for."""
 
     def start(self) -> None:
         self._wanted = True
-        self._running = Deferred.fromCoroutine(self._run())
-        self._running.addErrback(self._ended)
+        Deferred.fromCoroutine(self._run()).addErrback(self._ended)
 
     async def stop(self) -> None:
         """Close everything; what was written is sent, if the other side reads."""
-        running, self._running = self._running, None
-        if running is None:
-            return
         self._wanted = False
         for link in self._links:
             link.leave()
-        running.cancel()
+        if self._step is not None:
+            self._step.cancel()
         patience = deferLater(self._reactor, CONNECT_S, self._abort)
         patience.addErrback(lambda _: None)
         for link in list(self._links):
@@ -123,32 +121,41 @@ class Connector:
 
     async def _run(self) -> None:
         while self._wanted:
-            address = self._addresses[self._at]
+            address, endpoint = self._addresses[self._at], self._endpoints[self._at]
             self._tried += 1
             try:
-                link = await self._connect(address, self._endpoints[self._at])
+                link = await self._connect(address, endpoint)
             except Exception as e:
-                if not self._wanted:
-                    return
-                self._failed(address, e)
+                if self._wanted:
+                    self._failed(address, e)
             else:
                 self._refused = None
                 closed: Deferred[None] = Deferred()
                 self._closed = closed
                 _log.info("connected to the lock daemon at {address}", address=address)
                 self._opened(link)
-                await closed
+                await self._wait(closed)
             if self._tried >= len(self._endpoints):
                 await self._pause()
 
+    async def _wait(self, step: Deferred[Any]) -> None:
+        """Wait for ``step``, or for :meth:`stop`, which may have been called within a callback."""
+        if self._wanted:
+            self._step = step
+            try:
+                await step
+            finally:
+                self._step = None
+
     async def _pause(self) -> None:
         self._tried = 0
-        if self._refused is not None:
-            refused, self._refused = self._refused, None
+        refused, self._refused = self._refused, None
+        if refused is not None:
             self._hopeless(refused)
-        delay_s = self._backoff.delay_s(self._round)
-        self._round += 1
-        await deferLater(self._reactor, delay_s)
+        if self._wanted:
+            delay_s = self._backoff.delay_s(self._round)
+            self._round += 1
+            await self._wait(deferLater(self._reactor, delay_s))
 
     async def _connect(self, address: str, endpoint: Any) -> Link:
         link = self._make(address)
@@ -160,7 +167,7 @@ class Connector:
             await link.ready
 
         try:
-            await Deferred.fromCoroutine(handshake()).addTimeout(CONNECT_S, self._reactor)
+            await self._wait(Deferred.fromCoroutine(handshake()).addTimeout(CONNECT_S, self._reactor))
         except (TimeoutError, ConnectingCancelledError):
             link.abort(Unavailable("it was given up"))
             raise Unavailable(f"nothing is heard from it within {CONNECT_S:g} s") from None

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from twisted.internet import interfaces
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory
 from twisted.internet.protocol import Protocol as Connection
 from twisted.python.failure import Failure
@@ -59,7 +60,7 @@ class Link(Connection):
         self._reader = FrameReader.of_client()
         self._open = False
         self._ended = False
-        self._why: CrawlfarmError = Unavailable("it hung up")
+        self._why: CrawlfarmError | None = None
 
     def connectionMade(self) -> None:
         if interfaces.ITCPTransport.providedBy(self.transport):
@@ -81,11 +82,12 @@ class Link(Connection):
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         self._ended = True
+        why = self._why or Unavailable(_hung_up(reason))
         if self._open:
             self._open = False
-            self._owner.lost(self, self._why)
+            self._owner.lost(self, why)
         elif not self.ready.called:
-            self.ready.errback(self._why)
+            self.ready.errback(why)
         self.gone.callback(None)
 
     def send(self, frame: bytes) -> None:
@@ -172,3 +174,9 @@ class Links(Factory):
 
     def buildProtocol(self, addr: Any) -> Link:
         return self._link
+
+
+def _hung_up(reason: Failure | None) -> str:
+    if reason is None or isinstance(reason.value, ConnectionDone):
+        return "it hung up"
+    return f"the connection broke: {reason.getErrorMessage()}"
