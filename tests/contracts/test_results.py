@@ -6,13 +6,17 @@ import os
 from pathlib import Path
 from typing import Any
 
+from twisted.internet import reactor
 from twisted.internet.defer import gatherResults
 from twisted.trial.unittest import TestCase
 
+from crawlfarm.adapters.sql.database import Database
+from crawlfarm.adapters.sql.postgres import PostgresDatabase
 from crawlfarm.adapters.sql.results import SqlResults
 from crawlfarm.adapters.sql.sqlite import SqliteDatabase
 from crawlfarm.core.ports import ResultStore
 from crawlfarm.errors import StaleToken, Unavailable
+from tests.support.databases import migrated_database
 
 
 class ResultsContract:
@@ -69,12 +73,15 @@ class ResultsContract:
         self.assertEqual(await store.get("j2"), b"long")
 
 
-class SqlResultsContract(ResultsContract, TestCase):
-    async def make_store(self) -> ResultStore:
-        from twisted.internet import reactor
+class SqlResultsContract(ResultsContract):
+    """What the tables promise besides."""
 
+    def make_database(self) -> Database:
+        raise NotImplementedError
+
+    async def make_store(self: Any) -> ResultStore:
         self.now = 1e9
-        self.database = SqliteDatabase(reactor, Path(self.mktemp()) / "results.sqlite")
+        self.database = self.make_database()
         await self.database.open()
         self.addCleanup(self.database.close)
         return SqlResults(self.database, lambda: self.now)
@@ -82,7 +89,7 @@ class SqlResultsContract(ResultsContract, TestCase):
     def later(self, seconds: float) -> None:
         self.now += seconds
 
-    async def test_expired_rows_are_dropped(self) -> None:
+    async def test_expired_rows_are_dropped(self: Any) -> None:
         """What has expired takes no room in the file."""
         store = await self.make_store()
         await store.put("j1", 1, b"old", 60)
@@ -91,9 +98,35 @@ class SqlResultsContract(ResultsContract, TestCase):
         rows = await self.database.run(lambda connection: connection.fetch("SELECT job FROM results"))
         self.assertEqual(rows, [{"job": "j2"}])
 
-    async def test_away(self) -> None:
+    async def test_away(self: Any) -> None:
         """With the database closed the store is unavailable, and says so."""
         store = await self.make_store()
         await self.database.close()
         await self.assertFailure(store.put("j1", 1, b"", 60), Unavailable)
         await self.assertFailure(store.get("j1"), Unavailable)
+
+
+class SqliteResultsTests(SqlResultsContract, TestCase):
+    def make_database(self) -> Database:
+        return SqliteDatabase(reactor, Path(self.mktemp()) / "results.sqlite")
+
+
+class PostgresResultsTests(SqlResultsContract, TestCase):
+    def make_database(self) -> Database:
+        return PostgresDatabase(reactor, migrated_database(self))
+
+    async def test_two_masters(self) -> None:
+        """Of two that write at once the later lease's result stays, whoever comes first."""
+        store = await self.make_store()
+        other = PostgresDatabase(reactor, self.database._rest.session._url)
+        await other.open()
+        self.addCleanup(other.close)
+        stores = [store, SqlResults(other, lambda: self.now)]
+        for n in range(20):
+            puts = [stores[n % 2].put(f"j{n}", 1, b"early", 60), stores[(n + 1) % 2].put(f"j{n}", 2, b"late", 60)]
+            for put in puts:
+                try:
+                    await put
+                except StaleToken:
+                    self.assertIs(put, puts[0])
+            self.assertEqual(await store.get(f"j{n}"), b"late")

@@ -1,4 +1,4 @@
-"""The SQLite database: transactions, the file's lock, migrations, and the query files."""
+"""The SQLite database: its disk, the file's lock, migrations, and the query files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from crawlfarm.adapters.sql import migrations
-from crawlfarm.adapters.sql.database import Connection
 from crawlfarm.adapters.sql.queries import load_queries, parse_queries
 from crawlfarm.adapters.sql.sqlite import SqliteDatabase, transact
 from crawlfarm.errors import ConfigError, Unavailable
@@ -64,43 +63,7 @@ class DatabaseCase(TestCase):
         return str(error)
 
 
-def put(job: str, token: int = 1) -> dict[str, object]:
-    return {"job": job, "token": token, "data": b"", "expires_at": 1}
-
-
-class Transactions(DatabaseCase):
-    async def test_commits(self) -> None:
-        """What work did is there for the next; directories are made as needed."""
-        database = self.database()
-        await database.open()
-        put_result = load_queries("results")["put_result"]
-        self.assertEqual(await database.run(lambda c: c.execute(put_result, put("j1"))), 1)
-        rows = await database.run(lambda c: c.fetch("SELECT job, token FROM results"))
-        self.assertEqual(rows, [{"job": "j1", "token": 1}])
-
-    async def test_rolls_back(self) -> None:
-        """Work that raises has done nothing, and its error comes back as it was."""
-        database = self.database()
-        await database.open()
-        put_result = load_queries("results")["put_result"]
-
-        def work(connection: Connection) -> None:
-            connection.execute(put_result, put("j1"))
-            raise LookupError("on purpose")
-
-        await self.assertFailure(database.run(work), LookupError)
-        self.assertEqual(await database.run(lambda c: c.fetch("SELECT job FROM results")), [])
-
-    async def test_in_order(self) -> None:
-        """Transactions run one by one in the order of the calls."""
-        database = self.database()
-        await database.open()
-        seen: list[int] = []
-        pending = [database.run(lambda _, n=n: seen.append(n)) for n in range(100)]
-        for one in pending:
-            await one
-        self.assertEqual(seen, list(range(100)))
-
+class Disk(DatabaseCase):
     async def test_durable(self) -> None:
         """The settings that keep what was answered, whatever happens then, are on."""
         database = self.database()
@@ -123,25 +86,6 @@ class Transactions(DatabaseCase):
         self.assertEqual(await database.run(lambda c: c.fetch("SELECT job FROM results")), [])
         await database.run(lambda c: c.fetch("PRAGMA max_page_count = 1000000"))
         await database.run(lambda c: c.execute(insert, {"job": "j1"}))
-
-    async def test_a_defect(self) -> None:
-        """A constraint that is broken is our defect: trying again would not help."""
-        database = self.database()
-        await database.open()
-        insert = "INSERT INTO submissions VALUES ('c', 'i', 'no such job', '', 0, 0)"
-        await self.assertFailure(database.run(lambda c: c.execute(insert)), sqlite3.IntegrityError)
-
-    async def test_closed(self) -> None:
-        """Before it is open and after it is closed nothing runs; what was asked before the close is done."""
-        database = self.database()
-        await self.assertFailure(database.run(lambda _: None), Unavailable)
-        await database.open()
-        last = database.run(lambda _: "done")
-        closing = database.close()
-        await self.assertFailure(database.run(lambda _: None), Unavailable)
-        self.assertEqual(await last, "done")
-        await closing
-        await database.close()
 
 
 class Opening(DatabaseCase):

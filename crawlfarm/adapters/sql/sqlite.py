@@ -114,6 +114,8 @@ class SqliteDatabase(Database):
         except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.NotSupportedError):
             raise  # a defect of ours: trying again would not mend it
         except sqlite3.Error as e:
+            if e.sqlite_errorcode == sqlite3.SQLITE_ERROR:
+                raise  # such as a statement that is none
             raise Unavailable(f"the database {self.path} failed: {e}") from e
 
     def _close(self) -> None:
