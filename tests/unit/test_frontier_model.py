@@ -367,20 +367,23 @@ class DepthTests(FrontierCase):
 
     def test_comes_nearer_while_fetched_again(self) -> None:
         """A page that is out for its links only and comes nearer still is told of as moved."""
-        site = {"a": "t b", "t": "d", "b": "c", "c": "s", "s": "d", "d": "", "c2": ""}
-        self.begin({**site, "b": "c q", "q": "r", "r": "d", "s": "d"}, depth=5)
-        self.finish_page("a")
-        top = self.take_page("t")
-        self.finish_page("b")
-        self.finish_page("c")
-        self.finish_page("q")
-        s = self.take_page("s")
-        self.finish_page("r")
-        self.finish_page("d")
-        self.assertEqual(self.depths["d"], 4)
-        self.finish(s)
-        self.finish(top)
-        self.assertEqual(self.depths["d"], 2)
+        for taken in (False, True):
+            # d is found at 4, then at 3 through s, then at 2 through t.
+            self.begin({"a": "t b", "t": "d", "b": "s q", "s": "d", "q": "r", "r": "d", "d": "e"}, depth=5)
+            self.finish_page("a")
+            top = self.take_page("t")
+            self.finish_page("b")
+            slow = self.take_page("s")
+            for name in "qrd":
+                self.finish_page(name)
+            self.finish(slow)
+            again = self.take(1 if taken else 0)
+            self.finish(top)
+            self.assertEqual(self.kinds[-4:], ["page s", "moved d", "page t", "moved d"])
+            for lease in again:
+                self.assertEqual(self.finish(lease), DONE)
+            self.finish_rest()
+            self.assertEqual((self.depths["d"], self.depths["e"], self.state), (2, 3, "done"))
 
     def test_failing_to_fetch_again(self) -> None:
         """When the second fetch fails the first disposition stays, but the answer, which
@@ -456,17 +459,19 @@ class LinkedFromTests(FrontierCase):
 
     def test_broken_page_fetched_again(self) -> None:
         """Pages that link to a broken page are told of while it is out for its links, too."""
-        self.begin({"a": "s b", "s": "d", "b": "c", "c": "d p", "p": ""}, depth=4, d=SitePage((u("p"),), status=404))
+        links = {"a": "t b", "t": "d", "b": "s q", "s": "d", "q": "r", "r": "d", "e": ""}
+        self.begin(links, depth=5, d=SitePage((u("e"),), status=404))
         self.finish_page("a")
-        slow = self.take_page("s")
+        top = self.take_page("t")
         self.finish_page("b")
-        self.finish_page("c")
-        self.finish_page("d")
+        slow = self.take_page("s")
+        for name in "qrd":
+            self.finish_page(name)
         self.finish(slow)
-        again = self.take_page("d")
-        self.finish(again)
+        self.assertTrue(self.job.pages[u("d")].refetch)
+        self.finish(top)
         self.finish_rest()
-        self.assertEqual(self.record("d").linked_from, [u("c"), u("s")])
+        self.assertEqual(self.record("d").linked_from, [u("r"), u("s"), u("t")])
 
 
 class LossTests(FrontierCase):
