@@ -6,7 +6,7 @@
 # Sets up .venv by itself. Writes nothing outside .venv/ and .run/.
 
 .DEFAULT_GOAL := help
-.PHONY: help run install servers test test-all lint bench bench-levels bench-docs
+.PHONY: help run install servers test test-all lint bench bench-levels bench-docs bench-frontier
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -41,7 +41,8 @@ help:
 	@echo "make test         every test; installs what they need where it may"
 	@echo "make test-all     the same, with the long versions"
 	@echo "make lint         formatting, lint, types"
-	@echo "make bench        the benchmarks (bench-levels: what exact levels cost; bench-docs: beside Scrapy)"
+	@echo "make bench        the benchmarks (bench-levels: what exact levels cost; bench-docs: beside Scrapy;"
+	@echo "                  bench-frontier: what a page costs Redis)"
 
 run: $(VENV)/.run-installed
 	@if [ -n "$$CRAWL_URL" ]; then \
@@ -68,13 +69,16 @@ lint: $(VENV)/.dev-installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
-bench: bench-levels bench-docs
+bench: bench-levels bench-docs bench-frontier
 
 bench-levels: $(VENV)/.dev-installed
 	@exec $(PY) -m tests.bench.levels
 
 bench-docs: $(VENV)/.dev-installed
 	@exec $(PY) -m tests.bench.docs
+
+bench-frontier: $(VENV)/.dev-installed
+	@exec $(PY) -m tests.bench.frontier
 
 # --- the environment ---------------------------------------------------------------
 
