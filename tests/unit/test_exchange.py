@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from crawlfarm.core.ports import LINKS_WANTED, STALE, Child, Finish, PageLease
+from crawlfarm.core.ports import DONE, LATER, LINKS_WANTED, STALE, Child, Finish, PageLease
 from crawlfarm.frontier.exchange import Exchange
 from tests.support.scripted import JOB, ScriptedStore, done, lease, nobody
 
@@ -119,6 +119,23 @@ class ExchangeTests(SynchronousTestCase):
         self.assertEqual(len(self.store.asked), 3)
 
     # --- pages out ----------------------------------------------------------------------
+
+    def test_a_shard_that_is_away_is_asked_again_later(self) -> None:
+        """A finish that found its shard away goes again after a pause, and keeps its lease."""
+        page = lease(1)
+        self.begin(page)
+        self.exchange.take()
+        self.exchange.finish(done(page))
+        self.turn()
+        self.store.answer(verdicts=[LATER])
+        self.clock.pump([0.1] * 5)
+        self.assertEqual(self.store.asked[-1], ([done(page)], 4))
+        asked = len(self.store.asked)
+        self.clock.pump([0.1] * 6)
+        self.assertEqual(self.store.asked[asked:], [([done(page)], 4)])
+        self.store.answer(verdicts=[DONE])
+        self.clock.pump([0.5] * 3)
+        self.assertEqual(self.store.asked[-1][0], [])
 
     def test_one_call_at_a_time_and_batches_while_it_lasts(self) -> None:
         """What is finished during a call goes together in the next one."""
