@@ -163,6 +163,11 @@ class Config:
         return [name for name, is_missing in missing.items() if is_missing]
 
 
+def child_environ(changes: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a child process: this one's, and what is different for it."""
+    return {**os.environ, **changes}
+
+
 def shown_url(url: str) -> str:
     """A server's URL as it may be shown: without user name and password."""
     scheme, separator, rest = url.partition("://")

@@ -8,6 +8,7 @@ else is decided, so that memory never knows what the database does not.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -88,6 +89,11 @@ class LockDaemon:
     def commits(self) -> int:
         """How many there were: what many commands share."""
         return self._commits.commits
+
+    @property
+    def jobs(self) -> dict[str, int]:
+        """How many there are in each state; ended ones until they are dropped."""
+        return dict(Counter(row.state for row in self._table.rows()))
 
     def start(self) -> Deferred[None]:
         """Read the table, and publish every queued job.

@@ -98,6 +98,11 @@ class Gateway:
         self._ticks.clock = reactor
         self._unsubscribe: list[Callable[[], None]] = []
 
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return self._connections.count
+
     # --- life -----------------------------------------------------------------------
 
     def start(self) -> Deferred[None]:

@@ -228,6 +228,11 @@ class ClientConnections(WebSocketServerFactory):  # type: ignore[misc]
             autoPingTimeout=PONG_S,
         )
 
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._connections)
+
     def made(self, connection: ClientConnection) -> None:
         self._numbers += 1
         connection.number = self._numbers

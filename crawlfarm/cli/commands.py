@@ -5,13 +5,12 @@ Exit codes: 0 with a result, 1 when the job failed, 2 on wrong usage, 130 when i
 
 from __future__ import annotations
 
-import logging
-
 import click
 
 from crawlfarm import __version__
+from crawlfarm.cli.daemons import gateway, lockd, master, worker
 from crawlfarm.cli.jobs import cancel, resume, status, submit
-from crawlfarm.cli.logs import begin_logging, printable
+from crawlfarm.cli.logs import Logging, begin_logging, printable
 from crawlfarm.cli.run import run
 from crawlfarm.cli.up import up
 from crawlfarm.errors import BadInput, ConfigError, CrawlfarmError
@@ -20,16 +19,19 @@ from crawlfarm.errors import BadInput, ConfigError, CrawlfarmError
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="crawlfarm %(version)s")
 @click.option("-v", "--verbose", count=True, help="Log more: -v what happens to jobs, -vv everything.")
-def crawlfarm(verbose: int) -> None:
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="One JSON object a log line?")
+@click.pass_context
+def crawlfarm(context: click.Context, verbose: int, log_format: str) -> None:
     """Crawl a site level by level, on one machine or many.
 
     \b
     crawlfarm run https://example.com/ --depth 3
     """
-    begin_logging({0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG))
+    context.obj = Logging(verbose, log_format == "json")
+    begin_logging(context.obj.level, as_json=context.obj.as_json)
 
 
-for command in (run, up, submit, resume, status, cancel):
+for command in (run, up, submit, resume, status, cancel, gateway, lockd, master, worker):
     crawlfarm.add_command(command)
 
 

@@ -1,124 +1,71 @@
-"""A whole farm in one process, on the embedded stand-ins.
-
-This is the only place that knows which implementation is behind which port.
-"""
+"""A whole farm in one process, on the embedded stand-ins and the servers that are set."""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.logger import Logger
 
-from crawlfarm.adapters.memory.cache import MemoryCache
-from crawlfarm.adapters.memory.frontier import MemoryFrontier
-from crawlfarm.adapters.memory.queue import MemoryQueue
-from crawlfarm.adapters.sql.results import SqlResults
-from crawlfarm.adapters.sql.sqlite import SqliteDatabase
+from crawlfarm.cli.compose import process_name
+from crawlfarm.cli.process import Process, meter_gateway, meter_locks, meter_master, stopped, trouble_of
 from crawlfarm.config import Config
-from crawlfarm.core.frontier import FrontierModel
-from crawlfarm.errors import ConfigError
 from crawlfarm.master.daemon import Master
 from crawlfarm.worker.daemon import Worker
 from lockd.service import LockDaemon
 from wsgate.service import Gateway
 
-log = Logger()
 
-
-class EmbeddedFarm:
+class Farm(Process):
     """Gateway, lock daemon, master and worker in this process.
 
-    Accepted jobs are rows in SQLite: a farm started on the same ``config.run_dir`` goes on
-    with them.
-
-    :raises ConfigError: the configuration names servers.
+    Accepted jobs are rows of the database: a farm started on the same one goes on with them.
     """
 
+    kind = "up"
+    goodbye = "what is in flight finishes, the rest is kept for the next `crawlfarm up`"
+
     def __init__(self, reactor: Any, config: Config) -> None:
-        timings = config.timings
-        self._database = SqliteDatabase(reactor, _sqlite_file(config))
-        results = SqlResults(self._database)
-        queue = MemoryQueue(reactor)
-        frontier = MemoryFrontier(
-            reactor,
-            FrontierModel(
-                page_lease_s=timings.page_lease_s,
-                page_attempts=config.page_attempts,
-                host_concurrency=config.host_concurrency,
-            ),
-        )
-        self._lockd = LockDaemon(reactor, self._database, queue, timings, max_attempts=config.max_attempts)
+        super().__init__(reactor, config)
+        ports, timings = self._ports, config.timings
+        database = ports.database()
+        results = ports.results(database)
+        queue = ports.queue(listens=True)
+        frontier = ports.frontier()
+        cache = ports.cache()
+        self._lockd = LockDaemon(reactor, database, queue, timings, max_attempts=config.max_attempts)
+        locks = self._meters.locks(self._lockd) if self._meters is not None else self._lockd
         self._gateway = Gateway(
-            reactor,
-            config,
-            locks=self._lockd,
-            queue=queue,
-            frontier=frontier,
-            results=results,
-            cache=MemoryCache(reactor.seconds, timings.cache_ttl_s),
+            reactor, config, locks=locks, queue=queue, frontier=frontier, results=results, cache=cache
         )
-        name = str(uuid.uuid4())
         self._master = Master(
             reactor,
             config,
-            f"master-{name}",
-            locks=self._lockd,
+            process_name("master"),
+            locks=locks,
             queue=queue,
             frontier=frontier,
             results=results,
+            cache=cache,
         )
-        self._worker = Worker(reactor, config, f"worker-{name}", frontier=frontier)
+        self._worker = Worker(reactor, config, process_name("worker"), frontier=frontier)
+        meter_gateway(self._meters, self._gateway)
+        meter_master(self._meters, self._master)
+        meter_locks(self._meters, lambda: self._lockd)
 
-    @property
-    def endpoints(self) -> list[str]:
+    def _own_endpoints(self) -> list[str]:
         """Where the gateway listens, as ``ws://`` URLs."""
         return self._gateway.endpoints
 
-    async def start(self) -> None:
-        """:raises ConfigError: a file or an address cannot be had; nothing is left running."""
-        await self._database.open()
-        try:
-            await self._lockd.start()
-            await self._gateway.start()
-        except BaseException:
-            await self._lockd.stop()
-            await self._database.close()
-            raise
+    async def _begin(self) -> None:
+        await self._lockd.start()
+        await self._gateway.start()
         self._worker.start()
         self._master.start()
 
-    async def stop(self) -> None:
-        """Clients first, then the jobs (given back, where they stand), the database last."""
-        for together in (
-            (self._gateway.stop,),
-            (self._master.stop, self._worker.stop),
-            (self._lockd.stop,),
-            (self._database.close,),
-        ):
-            await DeferredList([Deferred.fromCoroutine(_stopped(stop)) for stop in together])
+    async def _end(self) -> None:
+        """Clients first, then the jobs (given back, where they stand)."""
+        for together in ((self._gateway.stop,), (self._master.stop, self._worker.stop), (self._lockd.stop,)):
+            await DeferredList([Deferred.fromCoroutine(stopped(stop)) for stop in together])
 
-
-def _sqlite_file(config: Config) -> Path:
-    path = config.database_path
-    servers = {
-        "CRAWLFARM_BROKER_URL": config.broker_url,
-        "CRAWLFARM_FRONTIER_URL": config.frontier_urls,
-        "CRAWLFARM_CACHE_URL": config.cache_url,
-        "CRAWLFARM_DATABASE_URL": path is None,
-    }
-    for name, is_set in servers.items():
-        if is_set:
-            raise ConfigError(f"{name} names a server, but this command has only the embedded stand-ins yet: unset it")
-    assert path is not None
-    return path
-
-
-async def _stopped(stop: Callable[[], Awaitable[None]]) -> None:
-    try:
-        await stop()
-    except Exception:
-        log.failure("stopping {what} failed", what=stop)
+    async def _own_trouble(self) -> str:
+        return await trouble_of(self._lockd)

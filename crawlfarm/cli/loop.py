@@ -76,6 +76,11 @@ class Interrupts:
         self.listen(came.callback)
         return await came
 
+    def ask(self, number: int) -> None:
+        """As if the signal had come, unless one has."""
+        if not self.number:
+            self._signalled(number)
+
     def install(self, loop: asyncio.AbstractEventLoop) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._signalled, number)

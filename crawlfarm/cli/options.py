@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import click
 
+from crawlfarm.config import Config, parse_networks
 from crawlfarm.core.jobs import job_spec, parse_depth, parse_options
 from crawlfarm.errors import BadInput
 from crawlfarm.wire.codec import shown
@@ -50,6 +51,12 @@ def allow_network_option(command: Command) -> Command:
         multiple=True,
         help="Also crawl addresses in this network, though they are not public (127.0.0.0/8 is this machine).",
     )(command)
+
+
+def with_networks(config: Config, allow_network: tuple[str, ...]) -> Config:
+    """The configuration with the networks of ``--allow-network`` besides its own."""
+    networks = parse_networks(",".join(allow_network), "--allow-network")
+    return replace(config, allow_networks=(*config.allow_networks, *networks))
 
 
 @dataclass(frozen=True)

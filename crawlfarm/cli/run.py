@@ -54,7 +54,12 @@ def run(
         config,
         allow_networks=tuple(networks),
         gateway_listen="tcp:0:interface=127.0.0.1",
+        metrics_listen="",
         run_dir=own_dir,
+        # Servers that other processes share are not for a farm that is gone in a moment.
+        broker_url="",
+        frontier_urls=(),
+        cache_url="",
         database_url="",
     )
     try:
@@ -69,13 +74,13 @@ async def _run(reactor: Any, interrupts: Interrupts, config: Config, asked: Aske
     console = Console(stderr=True)
     started = starting(console, interrupts)
     # What takes its time is imported when there is something to see.
-    from crawlfarm.cli.farm import EmbeddedFarm
+    from crawlfarm.cli.farm import Farm
     from crawlfarm.cli.following import Following
     from crawlfarm.cli.sample import SampleSite
     from crawlfarm.client import Client
 
     site = SampleSite(reactor) if asked.url == _SAMPLE_URL else None
-    farm = EmbeddedFarm(reactor, config)
+    farm = Farm(reactor, config)
     client: Client | None = None
     try:
         seed = await site.start() if site is not None else asked.url

@@ -12,7 +12,7 @@ from twisted.logger import Logger
 
 from crawlfarm.config import Config
 from crawlfarm.core.backoff import Backoff
-from crawlfarm.core.ports import Delivery, FrontierStore, JobQueue, LockService, ResultStore
+from crawlfarm.core.ports import Cache, Delivery, FrontierStore, JobQueue, LockService, ResultStore
 from crawlfarm.errors import CrawlfarmError
 from crawlfarm.master.tenure import Tenure
 from crawlfarm.wire.lockd import Acquire, CancelWanted, Granted, Release
@@ -42,6 +42,7 @@ class Master:
         queue: JobQueue,
         frontier: FrontierStore,
         results: ResultStore,
+        cache: Cache | None = None,
     ) -> None:
         self._reactor = reactor
         self._config = config
@@ -50,6 +51,7 @@ class Master:
         self._queue = queue
         self._frontier = frontier
         self._results = results
+        self._cache = cache
         self._tenures: dict[str, Tenure] = {}
         self._running: list[Deferred[Any]] = []
         self._asking: list[Deferred[Any]] = []
@@ -61,6 +63,11 @@ class Master:
         self._stopping = False
         self._reaping = LoopingCall(self._reap)
         self._reaping.clock = reactor
+
+    @property
+    def jobs(self) -> int:
+        """How many it runs now."""
+        return len(self._running)
 
     def start(self) -> None:
         self._unwatch = self._locks.watch(self.name, self._cancel_wanted)
@@ -159,6 +166,7 @@ class Master:
             locks=self._locks,
             frontier=self._frontier,
             results=self._results,
+            cache=self._cache,
         )
         self._tenures[granted.job] = tenure
         running = Deferred.fromCoroutine(tenure.run())

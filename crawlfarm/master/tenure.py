@@ -3,13 +3,17 @@
 It ends in one of three ways: the job has its outcome; the lease was lost, and nothing
 more is written; or the master stops and gives the job back. Writes carry the lease's
 token, so that a second try of any of them, or a late one, does no harm.
+
+A frontier that lost what it had (Redis emptied, rolled back, replaced) stops serving the
+job: the crawl closes though the job has not ended. It is opened again, under a higher run,
+by a new crawl, for as long as the lease is ours.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall, deferLater
@@ -17,7 +21,8 @@ from twisted.logger import Logger
 
 from crawlfarm.config import Config
 from crawlfarm.core.backoff import Backoff
-from crawlfarm.core.ports import FrontierStatus, FrontierStore, LockService, ResultStore
+from crawlfarm.core.jobs import cache_key
+from crawlfarm.core.ports import Cache, FrontierStatus, FrontierStore, LockService, ResultStore
 from crawlfarm.errors import CrawlfarmError, StaleToken, Unavailable
 from crawlfarm.frontier.crawl import Crawl
 from crawlfarm.frontier.scheduler import Attachment
@@ -31,6 +36,12 @@ _MARGIN_S = 1.0
 """A lease is trusted this much shorter than granted: time for the last writes to arrive."""
 
 _LOG_BATCH = 5000
+_STEADY_S = 10.0
+"""A crawl that lasted for so long was a good one: the next begins soon."""
+
+_OVER, _RELEASED, _FENCED = "over", "released", "fenced"
+
+T = TypeVar("T")
 
 
 class Tenure:
@@ -50,6 +61,7 @@ class Tenure:
         locks: LockService,
         frontier: FrontierStore,
         results: ResultStore,
+        cache: Cache | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._reactor = reactor
@@ -59,51 +71,66 @@ class Tenure:
         self._locks = locks
         self._frontier = frontier
         self._results = results
+        self._cache = cache
         self._now = now
         self._trusted_until = asked + granted.ttl_s - _MARGIN_S
+        self._ending = ""
+        """How it ends, once that is not for the frontier to say any more."""
         self._over: Deferred[str] = Deferred()
-        self._crawl = Crawl(
-            config,
-            Attachment(
-                store=frontier,
-                worker=master,
-                job=(granted.job, granted.spec, granted.token),
-                page_lease_s=config.timings.page_lease_s,
-                over=lambda: self._end("over"),
-            ),
-            granted.spec.spider,
-        )
+        self._cancelled = ""
+        self._progress = Progress()
+        self._crawl: Crawl | None = None
         self._beating = LoopingCall(self._beat)
         self._beating.clock = reactor
-        self._backoff = Backoff()
+        self._backoff = Backoff(most_s=3.0)
 
     async def run(self) -> str:
-        """Crawl the job to its outcome.
-
-        How it ended: ``completed``, ``fenced``, ``released``, or ``abandoned``: the crawl
-        closed without an end, and the lease is left to run out, at the cost of an attempt.
-        """
+        """Crawl the job to its outcome; how it ended: ``completed``, ``fenced`` or ``released``."""
         granted = self._granted
-        closed = self._crawl.start()
-        closed.addCallbacks(lambda _: self._end("over"), self._crawl_failed)
-        self._beating.start(self._config.timings.heartbeat_s, now=False)
-        if granted.cancel:
-            await self._cancel(granted.cancel)
+        self._cancelled = granted.cancel
+        self._beating.start(self._config.timings.heartbeat_s, now=False).addErrback(
+            lambda f: log.failure("the heartbeat of job {job} broke", failure=f, job=granted.job)
+        )
         try:
-            how = await self._over
-            if how == "over":
-                how = await self._report()
-            elif how == "released":
+            how = await self._run()
+            if how == _RELEASED:
                 await self._close()
-                await self._call(Release(self._master, granted.job, granted.token))
-            elif how != "fenced":
-                await self._complete("failed", error=("crawl_failed", how))
-                how = "completed"
+                await self._give_up_lease()
+            return how
         finally:
             if self._beating.running:
                 self._beating.stop()
-        await self._close()
-        return how
+            await self._close()
+
+    async def _run(self) -> str:
+        try:
+            return await self._crawl_and_report()
+        except StaleToken as e:
+            if not self._ending:
+                self._fenced(str(e))
+            return self._ending
+
+    async def _crawl_and_report(self) -> str:
+        granted = self._granted
+        failures = 0
+        while True:
+            began = self._now()
+            how = await self._crawl_until_over()
+            if how in (_FENCED, _RELEASED):
+                return how
+            if how != _OVER:
+                fenced = await self._complete("failed", error=("crawl_failed", how))
+                return _FENCED if fenced else "completed"
+            if outcome := await self._report():
+                return outcome
+            await self._close()
+            failures = 0 if self._now() - began > _STEADY_S else failures + 1
+            log.warn(
+                "job {job} is not what it was in the frontier, and is opened again",
+                job=granted.job,
+                token=granted.token,
+            )
+            await deferLater(self._reactor, self._backoff.delay_s(failures))
 
     def cancel(self, reason: str) -> None:
         """The job's clients do not want it any more."""
@@ -113,39 +140,94 @@ class Tenure:
 
     def give_back(self) -> None:
         """The master stops: leave the job to another, where it stands."""
-        self._end("released")
+        self._end(_RELEASED)
 
-    # --- inside ---------------------------------------------------------------------
+    # --- one crawl --------------------------------------------------------------------
 
-    def _end(self, how: str) -> None:
-        if not self._over.called:
-            self._over.callback(how)
+    async def _crawl_until_over(self) -> str:
+        """What came first: the end of a crawl, or of the tenure."""
+        over = self._over = Deferred()
+        if self._ending:
+            return self._ending
+        if self._cancelled:
+            await self._persist(self._cancel_in_frontier)
+            return _OVER
+        self._crawl = self._new_crawl(over)
+        closed = self._crawl.start()
+        closed.addCallbacks(lambda _: _fire(over, _OVER), self._crawl_failed, errbackArgs=(over,))
+        return await over
 
-    def _crawl_failed(self, failure: Any) -> None:
-        log.failure("the crawl of job {job} could not run", failure=failure, job=self._granted.job)
-        self._end(f"the crawl could not run: {failure.getErrorMessage()}")
+    def _new_crawl(self, over: Deferred[str]) -> Crawl:
+        granted = self._granted
+        attachment = Attachment(
+            store=self._frontier,
+            worker=self._master,
+            job=(granted.job, granted.spec, granted.token),
+            page_lease_s=self._config.timings.page_lease_s,
+            over=lambda: _fire(over, _OVER),
+        )
+        return Crawl(self._config, attachment, granted.spec.spider)
+
+    def _crawl_failed(self, failure: Any, over: Deferred[str]) -> None:
+        job = self._granted.job
+        if failure.check(Unavailable):
+            log.warn("the crawl of job {job} cannot begin yet: {why}", job=job, why=failure.value)
+            _fire(over, _OVER)
+        elif failure.check(StaleToken):
+            self._fenced(str(failure.value))
+        else:
+            log.failure("the crawl of job {job} could not run", failure=failure, job=job)
+            _fire(over, f"the crawl could not run: {failure.getErrorMessage()}")
 
     async def _close(self) -> None:
+        crawl, self._crawl = self._crawl, None
+        if crawl is None:
+            return
         try:
-            await self._crawl.stop()
+            await crawl.stop()
         except Exception:
             log.failure("closing the crawl of job {job} failed", job=self._granted.job)
 
+    # --- how it ends --------------------------------------------------------------------
+
+    def _end(self, how: str) -> None:
+        self._ending = self._ending or how
+        _fire(self._over, self._ending)
+
+    def _fenced(self, why: str) -> None:
+        log.warn("stopped job {job}: {why}", job=self._granted.job, token=self._granted.token, why=why)
+        self._end(_FENCED)
+
     async def _cancel(self, reason: str) -> None:
+        self._cancelled = reason
+        try:
+            await self._cancel_in_frontier()
+        except StaleToken as e:
+            self._fenced(str(e))
+        except Unavailable as e:
+            # The heartbeat brings the wish again.
+            log.warn("job {job} cannot be cancelled yet: {error}", job=self._granted.job, error=e)
+        else:
+            _fire(self._over, _OVER)
+
+    async def _cancel_in_frontier(self) -> None:
         granted = self._granted
         # The crawl may not have opened the job yet; opening twice is harmless.
         await self._frontier.open(granted.job, granted.spec, granted.token)
         await self._frontier.cancel(granted.job, granted.token, "cancelled")
-        log.info("job {job} cancelled: {reason}", job=granted.job, token=granted.token, reason=reason)
-        self._end("over")
+        log.info("job {job} cancelled: {reason}", job=granted.job, token=granted.token, reason=self._cancelled)
 
     async def _beat(self) -> None:
         granted = self._granted
         sent = self._now()
         try:
             status = await self._frontier.status(granted.job)
-            progress = status.progress if status is not None else Progress()
-            answer = await self._locks.call(Heartbeat(self._master, granted.job, granted.token, progress))
+            self._progress = status.progress if status is not None else Progress()
+        except CrawlfarmError as e:
+            # The lock daemon hears that we live all the same, and that nothing moves.
+            log.debug("the progress of job {job} is not known: {error}", job=granted.job, error=e)
+        try:
+            answer = await self._locks.call(Heartbeat(self._master, granted.job, granted.token, self._progress))
         except CrawlfarmError as e:
             log.warn("no heartbeat for job {job}: {error}", job=granted.job, token=granted.token, error=e)
             if self._now() >= self._trusted_until:
@@ -158,31 +240,31 @@ class Tenure:
         elif isinstance(answer, Fenced):
             self._fenced("another master has it")
 
-    def _fenced(self, why: str) -> None:
-        log.warn("stopped job {job}: {why}", job=self._granted.job, token=self._granted.token, why=why)
-        self._end("fenced")
-
     async def _report(self) -> str:
-        """Write what was found, then make the outcome final."""
+        """Write what was found, then make the outcome final.
+
+        How the tenure ended; empty when the job has not ended, or is not whole any more.
+        """
         granted = self._granted
-        status = await self._frontier.status(granted.job)
-        if status is None or status.state == "running":
-            return "abandoned"
+        status = await self._persist(lambda: self._frontier.status(granted.job))
+        if status is None or status.state == "running" or not await self._keep(status):
+            return ""
+        if await self._complete(status.state, status):
+            return _FENCED
         try:
-            await self._keep(status)
-            fenced = await self._complete(status.state, status)
-        except StaleToken as e:
-            self._fenced(str(e))
-            return "fenced"
-        if fenced:
-            return "fenced"
-        await self._frontier.forget(granted.job, granted.token)
+            await self._frontier.forget(granted.job, granted.token)
+        except CrawlfarmError as e:
+            log.warn("what the frontier holds of job {job} stays there: {error}", job=granted.job, error=e)
         return "completed"
 
-    async def _keep(self, status: FrontierStatus) -> None:
+    async def _keep(self, status: FrontierStatus) -> bool:
+        """Store the result; false when the frontier lost a part of it meanwhile."""
         granted = self._granted
         entries: list[Entry] = []
-        while piece := await self._frontier.events(granted.job, len(entries), _LOG_BATCH):
+        while True:
+            piece = await self._persist(lambda: self._frontier.events(granted.job, len(entries), _LOG_BATCH))
+            if piece is None or (piece.run, piece.state) != (status.run, status.state):
+                return False
             entries.extend(piece.entries)
             if len(piece.entries) < _LOG_BATCH:
                 break
@@ -198,6 +280,10 @@ class Tenure:
         await self._persist(
             lambda: self._results.put(granted.job, granted.token, data, self._config.timings.result_ttl_s)
         )
+        if self._cache is not None and status.state == "done" and status.receipt.complete:
+            # Before the job has its outcome: who asks the same then finds the answer.
+            await self._cache.put(cache_key(granted.spec), granted.spec.depth, data)
+        return True
 
     async def _complete(
         self, outcome: str, status: FrontierStatus | None = None, error: tuple[str, str] = ("", "")
@@ -221,19 +307,28 @@ class Tenure:
             log.info("job {job} is {outcome}", job=granted.job, token=granted.token, outcome=outcome)
         return not isinstance(answer, Done)
 
-    async def _call(self, command: Release) -> None:
+    async def _give_up_lease(self) -> None:
+        granted = self._granted
         try:
-            await self._locks.call(command)
+            await self._locks.call(Release(self._master, granted.job, granted.token))
         except CrawlfarmError as e:
-            log.warn("job {job} could not be given back: {error}", job=command.job, error=e)
+            log.warn("job {job} could not be given back: {error}", job=granted.job, error=e)
 
-    async def _persist(self, write: Callable[[], Any]) -> Any:
-        """Try a write until it is taken or the lease is not ours any more."""
+    async def _persist(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Try until it is done.
+
+        :raises StaleToken: the lease is not ours any more, or is to be given back.
+        """
         for attempt in range(1 << 30):
             try:
-                return await write()
+                return await work()
             except Unavailable as e:
-                if self._now() >= self._trusted_until:
-                    raise StaleToken(f"the lease ran out while writing: {e}") from e
+                if self._ending or self._now() >= self._trusted_until:
+                    raise StaleToken(f"the lease ran out while waiting: {e}") from e
                 await deferLater(self._reactor, 0.05 + self._backoff.delay_s(attempt))
         raise AssertionError("unreachable")
+
+
+def _fire(over: Deferred[str], how: str) -> None:
+    if not over.called:
+        over.callback(how)

@@ -85,13 +85,16 @@ class ConfigTests(SynchronousTestCase):
         self.assertEqual(parse_networks("10.0.0.1", "x"), (ipaddress.ip_network("10.0.0.1/32"),))
 
     def test_database_url(self) -> None:
-        """Only sqlite:///PATH is known, and an error does not repeat what may hold a password."""
-        for value in ("postgresql://u:hunter2@h/d", "sqlite://", "sqlite:///", "x"):
+        """PostgreSQL or sqlite:///PATH, and an error does not repeat what may hold a password."""
+        for value in ("mysql://u:hunter2@h/d", "postgresql:/u:hunter2@h/d", "sqlite://", "sqlite:///", "x"):
             self.assertNotIn("hunter2", self.refused("CRAWLFARM_DATABASE_URL", value))
+        config = Config.from_environ({"CRAWLFARM_DATABASE_URL": "postgresql://u:hunter2@h/d"})
+        self.assertIsNone(config.database_path)
+        self.assertNotIn("hunter2", repr(config))
 
     def test_servers_are_not_ignored(self) -> None:
         """A server this version cannot use is refused, not quietly done without."""
-        for name in ("BROKER_URL", "FRONTIER_URL", "CACHE_URL", "DATABASE_READ_URL", "LOCKD", "TOKENS_FILE"):
+        for name in ("BROKER_URL", "FRONTIER_URL", "CACHE_URL", "DATABASE_READ_URL", "TOKENS_FILE"):
             self.refused(f"CRAWLFARM_{name}", "x://y")
 
     def test_secret(self) -> None:
