@@ -6,7 +6,7 @@
 # Sets up .venv by itself. Writes nothing outside .venv/ and .run/.
 
 .DEFAULT_GOAL := help
-.PHONY: help run install servers test test-all lint bench bench-levels bench-docs bench-frontier
+.PHONY: help run install servers test test-all lint bench bench-levels bench-docs bench-frontier bench-latency
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -42,7 +42,7 @@ help:
 	@echo "make test-all     the same, with the long versions"
 	@echo "make lint         formatting, lint, types"
 	@echo "make bench        the benchmarks (bench-levels: what exact levels cost; bench-docs: beside Scrapy;"
-	@echo "                  bench-frontier: what a page costs Redis)"
+	@echo "                  bench-frontier: what a page costs Redis; bench-latency: what the way there costs)"
 
 run: $(VENV)/.run-installed
 	@if [ -n "$$CRAWL_URL" ]; then \
@@ -69,7 +69,7 @@ lint: $(VENV)/.dev-installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
-bench: bench-levels bench-docs bench-frontier
+bench: bench-levels bench-docs bench-frontier bench-latency
 
 bench-levels: $(VENV)/.dev-installed
 	@exec $(PY) -m tests.bench.levels
@@ -79,6 +79,9 @@ bench-docs: $(VENV)/.dev-installed
 
 bench-frontier: $(VENV)/.dev-installed
 	@exec $(PY) -m tests.bench.frontier
+
+bench-latency: $(VENV)/.dev-installed
+	@exec $(PY) -m tests.bench.latency
 
 # --- the environment ---------------------------------------------------------------
 
