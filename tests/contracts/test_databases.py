@@ -93,6 +93,20 @@ class DatabaseContract:
             self.assertEqual(rows, [row | {"text": ":no %s"}])
         self.assertEqual(sorted(await self.jobs()), sorted(AWKWARD))
 
+    async def test_rows_without_bytes(self: Any) -> None:
+        """Many rows of texts, numbers, truths and nothing come back as they were."""
+        database = await self.open()
+        jobs = load_queries("jobs")
+        row = {"flight": "", "state": "queued", "token": 2**53 + 1, "attempt": 0, "master": "", "cancel": ""}
+        row |= {"progress": "{}", "receipt": None, "error_code": "", "created_at": 0.1 + 0.2, "ended_at": None}
+        rows = [row | {"job": text, "flight": text, "spec": text, "error_message": text} for text in AWKWARD]
+        await database.run(lambda c: c.execute_many(jobs["put_job"], rows))
+        found = await database.run(lambda c: c.fetch(jobs["load_jobs"]))
+        self.assertCountEqual(found, rows)
+        claims = [{"client": "c", "id": t, "job": t, "body": "", "detach": True, "withdrawn": False} for t in AWKWARD]
+        await database.run(lambda c: c.execute_many(jobs["put_submission"], claims))
+        self.assertCountEqual(await database.run(lambda c: c.fetch(jobs["load_submissions"])), claims)
+
     async def test_counts(self: Any) -> None:
         """It says how many rows were changed: a result under a lower token changes none."""
         database = await self.open()

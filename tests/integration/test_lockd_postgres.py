@@ -175,6 +175,8 @@ class Two(PostgresCase, LockDaemonCase):
         await daemon.start()
         self.addCleanup(daemon.stop)
         self.assertEqual((await daemon.call(lockd.Ask("j1", "c"))).state, "queued")
+        await self.database.open()
+        await self.assertFailure(self.database.claim(), ConfigError)
 
     async def test_superseded(self) -> None:
         """Whoever read the table before somebody else did writes nothing any more."""

@@ -106,7 +106,9 @@ class Refusals(PostgresCase):
         url = migrated_database(self)
         for wrong in (with_parts(url, password="wrong-secret"), with_parts(url, user="nobody")):
             self.assertIn("user name or password is wrong", await self.refusal(wrong))
-        self.assertIn("user name or password is wrong", await self.refusal(url.replace(f":{PASSWORD}", "")))
+        bare = url.replace(f":{PASSWORD}", "")
+        for wrong in (bare, f"{bare}?password=wrong-secret"):
+            self.assertIn("user name or password is wrong", await self.refusal(wrong))
 
     async def test_unknown_database(self) -> None:
         """It is named, and how to make it."""

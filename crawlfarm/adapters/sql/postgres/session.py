@@ -58,9 +58,9 @@ class Session:
     """
 
     def __init__(self, url: str, *, statement_timeouts: bool) -> None:
-        self.name = shown_url(url)
+        self.name = shown_url(url.partition("?")[0])  # a password may stand after it too
         self._url = url
-        self._options = _options(url, self.name)
+        self._options = _options(url)
         self._statement_timeouts = statement_timeouts
         self._claims = False
         self._connection: Any = None
@@ -88,9 +88,15 @@ class Session:
 
         :raises ConfigError: another one has it.
         """
-        if not self._claims:
-            self._take_place(self.connected())
-            self._claims = True
+        if self._claims:
+            return
+        connection = self.connected()
+        try:
+            self._take_place(connection)
+        except psycopg2.Error as e:
+            self._give_up(connection, e)
+            raise refused(e, self.name) from e
+        self._claims = True
 
     def connected(self) -> Any:
         """The connection, made now if there is none.
@@ -103,10 +109,10 @@ class Session:
         return self._connection
 
     def close(self) -> None:
-        with self._closing:
-            connection, self._connection = self._connection, None
-            if connection is not None:
-                connection.close()
+        """Give everything back: what comes after is a new session."""
+        self._drop()
+        self._claims = False
+        self._last = None
 
     def break_off(self) -> None:
         """Let whoever waits for the server on the session's thread fail now. From any thread."""
@@ -158,9 +164,8 @@ class Session:
             if self._last is not None:
                 # What is left of our last connection may still hold locks: the server may
                 # not know yet that it is gone.
-                cursor.execute(
-                    translate(_SQL["end_connection"]), {"pid": self._last[0], "backend_start": self._last[1]}
-                )
+                pid, backend_start = self._last
+                cursor.execute(translate(_SQL["end_connection"]), {"pid": pid, "backend_start": backend_start})
         if self._claims:
             try:
                 self._take_place(connection)
@@ -206,7 +211,7 @@ class Session:
             lost = self._give_up(connection, e)
             if e.pgcode in AGAIN:
                 raise
-            means = failed(e, e.pgcode or "", self.name, lost=lost, committing=committing)
+            means = failed(e, e.pgcode or "", self.name, lost=lost, committing=committing and lost)
             if means is e:
                 raise
             raise means from e
@@ -225,11 +230,17 @@ class Session:
             except psycopg2.Error:
                 lost = True
         if lost or (error is not None and error.pgcode in MOVED):
-            self.close()
+            self._drop()
         return lost
 
+    def _drop(self) -> None:
+        with self._closing:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.close()
 
-def _options(url: str, name: str) -> dict[str, str]:
+
+def _options(url: str) -> dict[str, str]:
     """What to connect with besides the URL.
 
     :raises ConfigError: the URL cannot be understood. The text shows nothing libpq made

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from typing import Any
+from typing import Any, cast
+
+import msgspec
 
 from crawlfarm.adapters.sql.database import Parameters, Row
 
@@ -14,7 +17,11 @@ _ROWS_AT_ONCE = 500
 """How many rows one statement of :meth:`PostgresConnection.execute_many` carries."""
 
 _TOKENS = re.compile(r"(?P<text>'(?:[^']|'')*')|(?P<cast>::)|:(?P<name>[a-z_]+)|(?P<percent>%)")
-_INSERT = re.compile(r"\A(?P<head>\s*INSERT\s.*?\bVALUES\s*)(?P<row>\([^()]*\))(?P<tail>.*)\Z", re.DOTALL)
+_INSERT = re.compile(
+    r"\A\s*(?P<into>INSERT INTO (?P<table>\w+) \((?P<columns>[^()]*)\))\s*VALUES\s*"
+    r"\((?P<values>[^()]*)\)(?P<tail>.*)\Z",
+    re.DOTALL,
+)
 
 
 @lru_cache(maxsize=256)
@@ -29,16 +36,40 @@ def translate(statement: str) -> str:
     return _TOKENS.sub(one, statement)
 
 
-@lru_cache(maxsize=64)
-def many_rows(statement: str) -> tuple[bytes, str, bytes] | None:
-    """An ``INSERT`` of one row as what comes before, the row as a template, what comes after.
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """An ``INSERT`` of one row, as what it takes to insert many."""
 
-    ``None`` for other statements, and where parameters are elsewhere too.
-    """
+    into: str
+    row: str
+    from_json: str
+    tail: str
+
+    def values(self, cursor: Any, rows: Sequence[Parameters]) -> bytes:
+        """All in one statement."""
+        if any(isinstance(value, bytes) for value in rows[0].values()):
+            given = b"VALUES " + b",".join(cursor.mogrify(self.row, row) for row in rows)
+        else:
+            # A fifth of the time that quoting value by value takes.
+            given = cast(bytes, cursor.mogrify(self.from_json, (msgspec.json.encode(rows).decode(),)))
+        return b" ".join((self.into.encode(), given, self.tail.encode()))
+
+
+@lru_cache(maxsize=64)
+def insert_of(statement: str) -> Insert | None:
+    """``None`` for other statements, and for an ``INSERT`` of more than its parameters."""
     match = _INSERT.match(statement)
-    if match is None or any(token["name"] for token in _TOKENS.finditer(match["head"] + match["tail"])):
+    if match is None or ":" in match["tail"]:
         return None
-    return match["head"].encode(), translate(match["row"]), match["tail"].encode()
+    columns = [name.strip() for name in match["columns"].split(",")]
+    if [value.strip() for value in match["values"].split(",")] != [f":{name}" for name in columns]:
+        return None
+    return Insert(
+        into=match["into"],
+        row="(" + ", ".join(f"%({name})s" for name in columns) + ")",
+        from_json=f"SELECT {', '.join(columns)} FROM json_populate_recordset(NULL::{match['table']}, %s)",
+        tail=match["tail"],
+    )
 
 
 class PostgresConnection:
@@ -65,10 +96,9 @@ class PostgresConnection:
 
     def execute_many(self, statement: str, parameters: Iterable[Parameters]) -> None:
         rows = iter(parameters)
-        if insert := many_rows(statement):
-            head, row, tail = insert
-            while page := [self._cursor.mogrify(row, one) for one in islice(rows, _ROWS_AT_ONCE)]:
-                self._kept.append(b"".join((head, b",".join(page), tail)))
+        if insert := insert_of(statement):
+            while page := list(islice(rows, _ROWS_AT_ONCE)):
+                self._kept.append(insert.values(self._cursor, page))
         else:
             translated = translate(statement)
             self._kept += [self._cursor.mogrify(translated, one) for one in rows]
