@@ -29,6 +29,8 @@ _RESOURCE = re.compile(r"access to (?P<kind>\w+) '(?P<name>[^']*)'")
 _DENIED = 403
 _MISSING = 404
 _PRECONDITION = 406
+_NOT_ALLOWED = 530
+_INTERNAL = 541
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +118,10 @@ def _blame(problem: BaseException, broker: Broker) -> ConfigError | Unavailable:
             return problem
         case CrawlfarmError():
             return Unavailable(problem.message)
-        case exceptions.ProbableAuthenticationError() | exceptions.AuthenticationError():
-            return ConfigError(f"{where}: RabbitMQ refuses this user name or password")
-        case exceptions.ProbableAccessDeniedError():
-            return _no_entry(str(problem), where, broker.vhost)
-        case exceptions.ChannelClosedByBroker() | exceptions.ConnectionClosedByBroker():
+        case exceptions.ConnectionClosedByBroker():
             return _closed(problem.reply_code, problem.reply_text, where, broker.vhost)
+        case exceptions.ChannelClosedByBroker():
+            return _channel_closed(problem.reply_code, problem.reply_text, where, broker.vhost)
         case exceptions.IncompatibleProtocolError() | exceptions.ProtocolSyntaxError():
             return Unavailable(f"{where}: whoever answers there does not speak AMQP 0-9-1, or is just starting")
         case exceptions.AMQPHeartbeatTimeout():
@@ -136,17 +136,21 @@ def _blame(problem: BaseException, broker: Broker) -> ConfigError | Unavailable:
             return Unavailable(f"{where}: the connection to RabbitMQ was lost: {_words(problem)}")
 
 
-def _no_entry(text: str, where: str, vhost: str) -> ConfigError | Unavailable:
-    if "limit" in text or "is down" in text or "starting" in text:
-        return Unavailable(f"{where}: RabbitMQ lets nobody into the virtual host {vhost!r} for the moment")
-    if "not found" in text:
-        return ConfigError(f"{where}: there is no virtual host {vhost!r}: rabbitmqctl add_vhost makes one")
-    return ConfigError(
-        f"{where}: the user may not enter the virtual host {vhost!r}: rabbitmqctl set_permissions gives the right"
-    )
-
-
 def _closed(code: int, text: str, where: str, vhost: str) -> ConfigError | Unavailable:
+    if code == _DENIED:
+        return ConfigError(f"{where}: RabbitMQ refuses this user name or password")
+    if code == _NOT_ALLOWED and "not found" in text:
+        return ConfigError(f"{where}: there is no virtual host {vhost!r}: rabbitmqctl add_vhost makes one")
+    if code == _NOT_ALLOWED and "limit" not in text:
+        return ConfigError(
+            f"{where}: the user may not enter the virtual host {vhost!r}: rabbitmqctl set_permissions gives the right"
+        )
+    if code in (_NOT_ALLOWED, _INTERNAL):
+        return Unavailable(f"{where}: RabbitMQ lets nobody into the virtual host {vhost!r} for the moment")
+    return Unavailable(f"{where}: RabbitMQ closed the connection: {code} {text}")
+
+
+def _channel_closed(code: int, text: str, where: str, vhost: str) -> ConfigError | Unavailable:
     if code == _DENIED:
         found = _RESOURCE.search(text)
         what = f"{found['kind']} {found['name']!r}" if found else "what the farm needs"

@@ -29,6 +29,10 @@ STEADY_S = 10.0
 log = Logger()
 
 
+class Renewed(Exception):
+    """A connection was ended by ourselves, for a new one."""
+
+
 class Session(Protocol):
     """What is done over one connection, for as long as it lasts."""
 
@@ -158,7 +162,9 @@ class Link(Generic[S]):
         session, self.session = self.session, None
         if session is not None:
             session.ended()
-        if self._wanted:
+        if isinstance(why, Renewed):
+            self.trouble = "being renewed"
+        elif self._wanted:
             self._failed(why)
 
     def _failed(self, why: BaseException) -> None:

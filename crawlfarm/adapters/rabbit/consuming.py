@@ -31,6 +31,9 @@ SETTLE_S = 2.0
 """For what a consumer holds when it cancels: a master that takes its last job does, and acks a moment later."""
 RETURN_S = 0.1
 """The pause before a message is given back that was given back before: nobody spins over it."""
+RENEW_S = 120.0
+"""A connection that brought no job for so long is made anew. A consumer that the server has lost (its queue was
+deleted and declared again within a moment) is told nothing, and looks like one that has nothing to do."""
 VERSION = 1
 JSON = "application/json"
 
@@ -149,6 +152,7 @@ class Intake:
         self._tags: dict[Consumer, str] = {}
         self._count = 0
         self._listening = False
+        self._renewal: Any = None
         self._leaving: dict[Consumer, Any] = {}
         """Cancelled consumers that hold something, and the timer of their time."""
 
@@ -176,6 +180,8 @@ class Intake:
         """Deliver to the consumer until it cancels."""
         if consumer in self._tags or not self._channel.is_open:
             return
+        if self._renewal is None:
+            self._renewal = self._reactor.callLater(RENEW_S, self._renew)
         self._count += 1
         tag = self._tags[consumer] = f"{self._names.jobs}.{self._count}"
         self._go(self._consuming(consumer, tag))
@@ -198,6 +204,8 @@ class Intake:
 
     def ended(self) -> None:
         """The connection is gone: everything held is void."""
+        if self._renewal is not None:
+            self._renewal.cancel()
         for timer in self._leaving.values():
             timer.cancel()
         for consumer in [*self._tags, *self._leaving]:
@@ -218,6 +226,12 @@ class Intake:
     def later(self, delay_s: float, call: Callable[[], None]) -> Any:
         return self._reactor.callLater(delay_s, call)
 
+    def _renew(self) -> None:
+        idle = not any(consumer.held for consumer in [*self._tags, *self._leaving])
+        if self._tags and idle:
+            self._connection.renew()
+        self._renewal = self._reactor.callLater(RENEW_S, self._renew)
+
     def _left(self, consumer: Consumer) -> None:
         del self._leaving[consumer]
         for held in list(consumer.held):
@@ -225,6 +239,7 @@ class Intake:
 
     def _arrived(self, consumer: Consumer, message: ReceivedMessage) -> None:
         tag = message.method.delivery_tag
+        self._renewal.reset(RENEW_S)
         if consumer.cancelled:
             self.put_back(tag)
             return

@@ -15,11 +15,13 @@ import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from pika import exceptions
 from pika.adapters.twisted_connection import TwistedChannel, TwistedProtocolConnection
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
+from crawlfarm.adapters.rabbit.connection import Renewed
 from crawlfarm.adapters.rabbit.topology import Topology
 
 CALL_S = 5.0
@@ -35,9 +37,10 @@ logging.getLogger("pika").setLevel(logging.CRITICAL)
 class _Transport:
     """The transport as pika sees it: closing it does not wait for a peer that reads nothing."""
 
-    def __init__(self, transport: Any, reactor: Any) -> None:
+    def __init__(self, transport: Any, reactor: Any, closing: Callable[[], None]) -> None:
         self._transport = transport
         self._reactor = reactor
+        self._tell = closing
         self._closing: Any = None
 
     def write(self, data: bytes) -> None:
@@ -45,6 +48,7 @@ class _Transport:
 
     def loseConnection(self) -> None:
         if self._closing is None:
+            self._tell()
             self._closing = self._reactor.callLater(CLOSE_S, self._transport.abortConnection)
             self._transport.loseConnection()
 
@@ -92,7 +96,7 @@ class AmqpConnection(TwistedProtocolConnection):  # type: ignore[misc]
         return tuple(numbers)
 
     def makeConnection(self, transport: Any) -> None:
-        super().makeConnection(_Transport(transport, self._reactor))
+        super().makeConnection(_Transport(transport, self._reactor, self._pika_closes))
 
     def connectionReady(self) -> AmqpConnection:
         if not self.opened.called:
@@ -102,6 +106,8 @@ class AmqpConnection(TwistedProtocolConnection):  # type: ignore[misc]
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._gone = True
         self.transport.lost()
+        if self._impl.connection_state == self._impl.CONNECTION_PROTOCOL:
+            self._because(exceptions.IncompatibleProtocolError(reason.value))
         super().connectionLost(reason)
         why: BaseException = self._reason or reason.value or ConnectionError("lost")
         self._reason = why
@@ -146,6 +152,11 @@ class AmqpConnection(TwistedProtocolConnection):  # type: ignore[misc]
         self.lost().addCallback(lambda _: overdue.active() and overdue.cancel())
         self.close()
 
+    def renew(self) -> None:
+        """End it in good order, to be made again."""
+        self._because(Renewed())
+        self.shut()
+
     # --- as pika calls us ----------------------------------------------------------------
 
     def _on_connection_failed(self, _connection: Any, _error_message: Any = None) -> None:
@@ -155,6 +166,10 @@ class AmqpConnection(TwistedProtocolConnection):  # type: ignore[misc]
     def _on_connection_closed(self, _connection: Any, exception: Any) -> None:
         self._because(exception)
         super()._on_connection_closed(_connection, exception)
+
+    def _pika_closes(self) -> None:
+        # Its reason, the server's refusal for one, is forgotten when the transport is gone.
+        self._because(self._impl._error)
 
     def _because(self, reason: Any) -> None:
         if self._reason is None and isinstance(reason, BaseException):

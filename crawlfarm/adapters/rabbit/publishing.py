@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pika import BasicProperties, exceptions
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from crawlfarm.adapters.rabbit import topology
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 CONFIRM_S = 5.0
 MOST_IN_FLIGHT = 10_000
+HEAL_AFTER_S = 0.3
+"""Before what was deleted is declared again. The server tells consumers of a deleted queue within 30 ms; one that was
+not told when the queue is back stays its consumer, is given jobs, and never gets them (seen with 3.10)."""
 AWAY = "the job queue is away for the moment"
 BLOCKED = "the job queue takes nothing for the moment: its server is short of memory or disk space"
 BLOCKED_RETRY_S = 5.0
@@ -150,7 +154,8 @@ class Publisher:
         healing = self._healing
         if healing is None:
             log.warn("RabbitMQ has no queue {queue} any more; it is declared again", queue=self._names.jobs)
-            self._healing = healing = Deferred.fromCoroutine(self._declare())
+            self._healing = healing = deferLater(self._reactor, HEAL_AFTER_S)
+            healing.addCallback(lambda _: Deferred.fromCoroutine(self._declare()))
             healing.addErrback(self._connection.failed)
             healing.addBoth(self._healed)
         waiting: Deferred[None] = Deferred()

@@ -154,7 +154,6 @@ def definitions(topology: Topology, vhost: str = "/") -> dict[str, Any]:
                 "type": exchange.type,
                 "durable": exchange.durable,
                 "auto_delete": False,
-                "internal": False,
                 "arguments": {},
             }
             for exchange in topology.exchanges
@@ -163,6 +162,7 @@ def definitions(topology: Topology, vhost: str = "/") -> dict[str, Any]:
             {
                 "name": queue.name,
                 "vhost": vhost,
+                "type": queue.arguments["x-queue-type"],
                 "durable": queue.durable,
                 "auto_delete": False,
                 "arguments": dict(queue.arguments),
