@@ -3,7 +3,8 @@
 How a command moves through the package:
 
 1. It comes to :class:`~lockd.service.LockDaemon` as a message of
-   :mod:`crawlfarm.wire.lockd`.
+   :mod:`crawlfarm.wire.lockd`, from this process or from the network: a frame on a
+   connection (:mod:`lockd.protocol`) of a client (:mod:`lockd.sessions`).
 2. :class:`~lockd.table.Table` decides at once, in memory, and writes what it changed
    into the open batch of changes (:mod:`lockd.rows`). It does no I/O and has no clock.
 3. :class:`~lockd.commit.GroupCommit` hands the batch to :class:`~lockd.store.JobStore`,

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 
 from crawlfarm.errors import BadInput, CrawlfarmError
 from crawlfarm.wire import lockd
-from crawlfarm.wire.frames import Answered, Call, Failed, encode_frame
+from crawlfarm.wire.frames import NOT_LEADER, Answered, Call, Failed, encode_frame
 
 MOST_KEPT = 4096
 """Answers kept of one client; those it may still ask for again are few."""
@@ -115,6 +115,8 @@ class Session:
         if isinstance(error, CrawlfarmError):
             again = getattr(error, "retry_after_s", 1.0)
             failed = Failed(number, error.code, error.message, again, getattr(error, "leader", ""))
+            if error.code == NOT_LEADER:
+                self._answers.pop(number, None)  # it may come again when this one leads
         else:
             _log.failure("a command could not be decided", failure=failure)
             failed = Failed(number, "internal", "the lock daemon could not decide this; its log says why")

@@ -39,16 +39,20 @@ class CountedDaemon(LockDaemon):
 class ServedLocks:
     """A lock daemon on SQLite in the test's reactor, on one port for all its lives.
 
+    :param counted: whether the daemon is a :class:`CountedDaemon`.
     :ivar daemon: the present one; ``server`` is what it listens with.
     """
 
-    daemon: CountedDaemon
+    daemon: Any
     server: LockServer
 
-    def __init__(self, directory: Path, *, secret: str = "", limits: Limits | None = None) -> None:
+    def __init__(
+        self, directory: Path, *, secret: str = "", limits: Limits | None = None, counted: bool = True
+    ) -> None:
         self.directory = directory
         self.secret = secret
         self.limits = limits
+        self.counted = counted
         self.port = 0
         self._running = False
 
@@ -61,7 +65,8 @@ class ServedLocks:
         self._database = database = SqliteDatabase(reactor, self.directory / "lockd.sqlite")
         await database.open()
         self._running = True
-        self.daemon = CountedDaemon(reactor, database, MemoryQueue(reactor), Timings(), 3)
+        made = CountedDaemon if self.counted else LockDaemon
+        self.daemon = made(reactor, database, MemoryQueue(reactor), Timings(), 3)
         config = Config(lockd_listen=f"tcp:{self.port}:interface=127.0.0.1", lockd_secret=self.secret)
         self.server = LockServer(reactor, config, self.daemon, limits=self.limits)
         await self.daemon.start()

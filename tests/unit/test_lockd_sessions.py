@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
-from crawlfarm.errors import Unavailable
+from crawlfarm.errors import CrawlfarmError, Unavailable
 from crawlfarm.wire import lockd
 from crawlfarm.wire.frames import Answered, Call, Failed, FrameReader
 from crawlfarm.wire.pages import Progress
@@ -81,6 +81,16 @@ class SessionTests(SynchronousTestCase):
         self.acquire(2)
         self.assertEqual(self.line.sent, [Answered(1, lockd.Done("x")), Failed(2, "busy", "no", 3)])
         self.assertEqual(len(self.deciding), 2)
+
+    def test_not_leader_then_leader(self) -> None:
+        """That another one decides holds for the moment only."""
+        standby = CrawlfarmError("another one leads")
+        standby.code = "not_leader"
+        self.acquire(1)
+        self.deciding[0][1].errback(standby)
+        self.acquire(1)
+        self.deciding[1][1].callback(lockd.Done("x"))
+        self.assertEqual(self.line.sent, [Failed(1, "not_leader", "another one leads"), Answered(1, lockd.Done("x"))])
 
     def test_below(self) -> None:
         """What the client does not wait for any more is not decided."""

@@ -96,6 +96,7 @@ class LockdClient:
         self._watches: dict[str, dict[object, Callable[[lockd.CancelWanted], None]]] = {}
         self._link: Link | None = None
         self._ticked = now()
+        self._stalled = False
         self._waiting: list[Deferred[None]] = []
         self._started = False
         self._connector = Connector(
@@ -113,9 +114,10 @@ class LockdClient:
 
     def start(self) -> None:
         """Connect, and stay connected. Calls wait for it by themselves."""
-        self._started = True
-        self._connector.start()
-        self._ticks.start(TICK_S, now=False)
+        if not self._started:
+            self._started = True
+            self._connector.start()
+            self._ticks.start(TICK_S, now=False)
 
     def connected(self) -> Deferred[None]:
         """Fires once there is a connection.
@@ -231,7 +233,7 @@ class LockdClient:
                 self._lost(link, "stops", moving=True)
 
     def lost(self, link: Link, why: CrawlfarmError) -> None:
-        self._lost(link, f"was lost: {why}")
+        self._lost(link, f"was lost: {why}", moving=bool(link.leader))
 
     def _lost(self, link: Link, what: str, *, moving: bool = False, leader: str = "") -> None:
         if link is not self._link:
@@ -268,7 +270,8 @@ class LockdClient:
     def _tick(self) -> None:
         now, before = self._now(), self._ticked
         self._ticked = now
-        if now - before > _STALLED_S:
+        self._stalled = now - before > _STALLED_S and not self._stalled
+        if self._stalled:
             return  # this process stood still: what came meanwhile is read first
         self._listen(now)
         for number, pending in list(self._pending.items()):

@@ -125,6 +125,8 @@ class Link(Connection):
                 self._greeted(frame)
             case frames.Welcome(proof):
                 self._welcomed(proof)
+            case frames.Goodbye() if not self._open:
+                self.abort(Unavailable("it stops"))
             case _ if self._open:
                 self._owner.received(self, frame)
             case _:
