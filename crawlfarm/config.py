@@ -169,9 +169,9 @@ def child_environ(changes: Mapping[str, str]) -> dict[str, str]:
 
 
 def shown_url(url: str) -> str:
-    """A server's URL as it may be shown: without user name and password."""
-    scheme, separator, rest = url.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else url.rpartition("@")[2]
+    """A server's URL as it may be shown: without user name, password and parameters."""
+    scheme, separator, rest = url.rpartition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2].partition('?')[0]}"
 
 
 def parse_networks(text: str, where: str) -> tuple[Network, ...]:
