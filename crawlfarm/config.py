@@ -170,7 +170,7 @@ def child_environ(changes: Mapping[str, str]) -> dict[str, str]:
 
 def shown_url(url: str) -> str:
     """A server's URL as it may be shown: without user name, password and parameters."""
-    scheme, separator, rest = url.rpartition("://")
+    scheme, separator, rest = url.partition("://") if "://" in url else ("", "", url)
     return f"{scheme}{separator}{rest.rpartition('@')[2].partition('?')[0]}"
 
 
