@@ -16,12 +16,41 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from crawlfarm.core.backoff import Backoff
-from crawlfarm.core.ports import LATER, LINKS_WANTED, STALE, Child, Finish, FrontierStore, LeaseRef, PageLease
+from crawlfarm.core.ports import DONE, LATER, LINKS_WANTED, STALE, Child, Finish, FrontierStore, LeaseRef, PageLease
 
 log = Logger()
 
 _IDLE_POLL_S = 1.0
 """Even without a wake-up: expired leases of others come back by time alone."""
+_HUMBLE_S = 0.05
+"""A humble process asks for one page this often at most."""
+
+
+class Pace:
+    """How much one process takes, for somebody else to say; and how much it did.
+
+    :ivar humble: it takes a page now and then, and leaves the others to those who fetch.
+    :ivar finished: pages it has fetched, or tried to.
+    """
+
+    def __init__(self, *, humble: bool = False) -> None:
+        self.finished = 0
+        self._humble = humble
+        self._told: Callable[[], None] = lambda: None
+
+    @property
+    def humble(self) -> bool:
+        return self._humble
+
+    @humble.setter
+    def humble(self, humble: bool) -> None:
+        changed, self._humble = humble != self._humble, humble
+        if changed:
+            self._told()
+
+    def on_change(self, told: Callable[[], None]) -> None:
+        """Who has to act on it."""
+        self._told = told
 
 
 class Exchange:
@@ -48,6 +77,7 @@ class Exchange:
         page_lease_s: float,
         changed: Callable[[], None],
         lost: Callable[[Sequence[LeaseRef]], None] = lambda refs: None,
+        pace: Pace | None = None,
     ) -> None:
         self._reactor = reactor
         self._store = store
@@ -57,6 +87,9 @@ class Exchange:
         self._buffer = buffer
         self._changed = changed
         self._lost = lost
+        self._pace = pace or Pace()
+        self._pace.on_change(self._soon)
+        self._asked_at = float("-inf")
         self._ready: deque[PageLease] = deque()
         self._held: dict[LeaseRef, Callable[[], Sequence[Child]] | None] = {}
         self._finished: list[Finish] = []
@@ -137,9 +170,12 @@ class Exchange:
         """Exchange in the next turn if there is something to say or to ask."""
         if self._busy or self.over or self._failures:
             return  # the answer under way, or the next try, comes back here
-        hungry = not (self._stopping or self._dry) and len(self._ready) <= self._buffer // 2
-        if self._finished or hungry:
+        humble = self._pace.humble
+        hungry = not (self._stopping or self._dry) and len(self._ready) <= (0 if humble else self._buffer // 2)
+        if self._finished or (hungry and not humble):
             self._schedule(0.0)
+        elif hungry:
+            self._schedule(max(0.0, self._asked_at + _HUMBLE_S - self._reactor.seconds()))
         elif (self._dry and not self._stopping) or self._postponed:
             self._schedule(_IDLE_POLL_S)
 
@@ -174,10 +210,23 @@ class Exchange:
         self._settled.append(d)
         return d
 
+    def _wanted(self) -> int:
+        """How many pages to ask for now."""
+        if self._stopping:
+            return 0
+        now = self._reactor.seconds()
+        if not self._pace.humble:
+            want = max(0, self._buffer - len(self._ready))
+        else:
+            want = int(not self._ready and now >= self._asked_at + _HUMBLE_S)
+        if want:
+            self._asked_at = now
+        return want
+
     async def _one(self) -> None:
         finished = self._postponed + self._finished
         self._postponed, self._finished = [], []
-        want = 0 if self._stopping else max(0, self._buffer - len(self._ready))
+        want = self._wanted()
         self._woken_meanwhile = False
         try:
             answer = await self._store.exchange(self._worker, finished, want, self._jobs, self._spiders)
@@ -197,7 +246,8 @@ class Exchange:
         ended = [ref for ref in self._held if ref.job not in answer.running]
         if ended:
             self._drop(ended)
-        self._dry = len(answer.leases) < want and not self._woken_meanwhile
+        if want:
+            self._dry = len(answer.leases) < want and not self._woken_meanwhile
         if self._jobs is not None and not answer.running:
             self.over = True
             self._finished.clear()
@@ -209,6 +259,8 @@ class Exchange:
             self._postponed.append(finish)
             return
         read_links = self._held.pop(finish.ref, None)
+        if verdict == DONE and finish.ref.url and not finish.disposition.startswith("skipped:"):
+            self._pace.finished += 1
         if verdict == LINKS_WANTED:
             self.finish(_with_links(finish, read_links))
         elif verdict == STALE:

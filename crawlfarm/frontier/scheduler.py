@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred
 from crawlfarm.core.ports import Child, Finish, FrontierStore, LeaseRef, LogSlice
 from crawlfarm.core.urls import canonical
 from crawlfarm.frontier import engine
-from crawlfarm.frontier.exchange import Exchange
+from crawlfarm.frontier.exchange import Exchange, Pace
 from crawlfarm.frontier.final import FinalRecords
 from crawlfarm.frontier.visit import META_KEY, Visit, visit_of
 from crawlfarm.wire.jobs import JobSpec
@@ -41,6 +41,7 @@ class Attachment:
         worker, which serves the jobs of all masters.
     :ivar buffer: how many pages are held ready.
     :ivar over: called once, when the job this crawl serves has ended.
+    :ivar pace: how much it takes; ``None`` as much as it can.
     """
 
     store: FrontierStore
@@ -49,6 +50,7 @@ class Attachment:
     buffer: int = 16
     page_lease_s: float = 20.0
     over: Callable[[], None] = lambda: None
+    pace: Pace | None = None
 
 
 class FrontierScheduler(BaseScheduler):
@@ -205,6 +207,7 @@ class FrontierScheduler(BaseScheduler):
             page_lease_s=attached.page_lease_s,
             changed=self._changed,
             lost=self._lost,
+            pace=attached.pace,
         )
         engine.on_request_removed(self._crawler, self._removed)
         await self._exchange.start()

@@ -25,6 +25,7 @@ from crawlfarm.core.jobs import cache_key
 from crawlfarm.core.ports import Cache, FrontierStatus, FrontierStore, LockService, ResultStore
 from crawlfarm.errors import CrawlfarmError, StaleToken, Unavailable
 from crawlfarm.frontier.crawl import Crawl
+from crawlfarm.frontier.exchange import Pace
 from crawlfarm.frontier.scheduler import Attachment
 from crawlfarm.wire.codec import pack
 from crawlfarm.wire.lockd import Beat, Complete, Done, Fenced, Granted, Heartbeat, Release
@@ -38,6 +39,9 @@ _MARGIN_S = 1.0
 _LOG_BATCH = 5000
 _STEADY_S = 10.0
 """A crawl that lasted for so long was a good one: the next begins soon."""
+
+_FIRST_LOOK_S, _LOOK_S = 0.3, 1.0
+"""When it is looked whether workers fetch, and how often from then on."""
 
 _OVER, _RELEASED, _FENCED = "over", "released", "fenced"
 
@@ -80,6 +84,10 @@ class Tenure:
         self._cancelled = ""
         self._progress = Progress()
         self._crawl: Crawl | None = None
+        self._pace = Pace(humble=True)
+        self._by_others = 0
+        self._looking = LoopingCall(self._look)
+        self._looking.clock = reactor
         self._beating = LoopingCall(self._beat)
         self._beating.clock = reactor
         self._backoff = Backoff(most_s=3.0)
@@ -91,6 +99,7 @@ class Tenure:
         self._beating.start(self._config.timings.heartbeat_s, now=False).addErrback(
             lambda f: log.failure("the heartbeat of job {job} broke", failure=f, job=granted.job)
         )
+        first_look = self._reactor.callLater(_FIRST_LOOK_S, self._begin_looking)
         try:
             how = await self._run()
             if how == _RELEASED:
@@ -98,8 +107,11 @@ class Tenure:
                 await self._give_up_lease()
             return how
         finally:
-            if self._beating.running:
-                self._beating.stop()
+            if first_look.active():
+                first_look.cancel()
+            for repeated in (self._beating, self._looking):
+                if repeated.running:
+                    repeated.stop()
             await self._close()
 
     async def _run(self) -> str:
@@ -165,6 +177,7 @@ class Tenure:
             job=(granted.job, granted.spec, granted.token),
             page_lease_s=self._config.timings.page_lease_s,
             over=lambda: _fire(over, _OVER),
+            pace=self._pace,
         )
         return Crawl(self._config, attachment, granted.spec.spider)
 
@@ -239,6 +252,23 @@ class Tenure:
                 await self._cancel(answer.cancel)
         elif isinstance(answer, Fenced):
             self._fenced("another master has it")
+
+    def _begin_looking(self) -> None:
+        self._looking.start(_LOOK_S).addErrback(
+            lambda f: log.failure("it is not known who fetches job {job}", failure=f, job=self._granted.job)
+        )
+
+    async def _look(self) -> None:
+        """Leave the pages to the workers, where there are some: a master has jobs to look after."""
+        try:
+            status = await self._frontier.status(self._granted.job)
+        except CrawlfarmError:
+            return
+        if status is None:
+            return
+        by_others = status.progress.fetched + status.progress.failed - self._pace.finished
+        self._pace.humble = by_others > self._by_others
+        self._by_others = by_others
 
     async def _report(self) -> str:
         """Write what was found, then make the outcome final.

@@ -36,8 +36,7 @@ class GatedSite:
     ) -> None:
         self.links = links
         self.titles = titles or {}
-        self._gated = frozenset(gated)
-        self._gate = threading.Event()
+        self._gates = {path: threading.Event() for path in gated}
         self._changed = threading.Condition()
         self.asked: Counter[str] = Counter()
         self._server = _Server(self)
@@ -47,9 +46,10 @@ class GatedSite:
         thread.start()
         test.addCleanup(self._stop, thread)
 
-    def open(self) -> None:
-        """Let the gated pages be answered from now on."""
-        self._gate.set()
+    def open(self, *paths: str) -> None:
+        """Let these gated pages be answered from now on, or all."""
+        for path in paths or self._gates:
+            self._gates[path].set()
 
     def wait_asked(self, path: str, times: int = 1, deadline_s: float = 30.0) -> None:
         """Return when ``path`` was asked for so often.
@@ -79,15 +79,15 @@ class GatedSite:
         with self._changed:
             self.asked[path] += 1
             self._changed.notify_all()
-        if path in self._gated:
-            self._gate.wait(120)
+        if path in self._gates:
+            self._gates[path].wait(120)
         if path not in self.links:
             return 404, b"not found"
         items = "".join(f'<a href="{escape(target)}">to</a>' for target in self.links[path])
         return 200, f"<title>{escape(self.titles.get(path, path))}</title>{items}".encode()
 
     def _stop(self, thread: threading.Thread) -> None:
-        self._gate.set()
+        self.open()
         self._server.shutdown()
         self._server.server_close()
         thread.join(10)

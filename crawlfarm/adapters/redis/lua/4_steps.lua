@@ -137,7 +137,10 @@ local function reap()
   for _, id in ipairs(rc('LRANGE', P .. 'turns', 0, -1)) do
     if jobs[id] or (cascades and rc('SISMEMBER', P .. 'casc', id) == 1) then
       changed = changed or cascades
-      settled(load(id), budget)
+      local job = running(id)
+      if job then
+        settled(job, budget)
+      end
     end
   end
   changed = changed or lost > 0

@@ -189,10 +189,11 @@ function calls.exchange(a)
   local running_ids, served = {}, {}
   local only, spiders = a.jobs and as_set(a.jobs), a.spiders and as_set(a.spiders)
   for _, id in ipairs(rc('LRANGE', P .. 'turns', 0, -1)) do
-    if not only or only[id] then
+    local job = (not only or only[id]) and running(id)
+    if job then
       running_ids[#running_ids + 1] = id
-      if a.want > 0 and (not spiders or spiders[load(id).spider]) then
-        served[#served + 1] = load(id)
+      if a.want > 0 and (not spiders or spiders[job.spider]) then
+        served[#served + 1] = job
       end
     end
   end
