@@ -260,6 +260,6 @@ def _count(environ: Mapping[str, str], name: str, default: int) -> int:
     text = environ.get(_variable(name), "")
     if not text:
         return default
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 100_000):
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= 100_000):
         raise ConfigError(f"{_variable(name)} must be a whole number from 1 to 100000, not {text!r}")
     return int(text)

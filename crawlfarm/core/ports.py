@@ -127,8 +127,7 @@ class LogSlice:
     """A piece of a job's log.
 
     :ivar state: ``running``, ``done`` or ``cancelled``.
-    :ivar final_depth: records at this depth or above (nearer) cannot move any more;
-        -1 before anything is certain.
+    :ivar final_depth: records at this depth or nearer to the seed cannot move any more.
     """
 
     run: int

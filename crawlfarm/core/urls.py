@@ -19,11 +19,11 @@ from crawlfarm.errors import InvalidURL
 from crawlfarm.wire.codec import shown
 from crawlfarm.wire.jobs import MAX_URL_LENGTH, Scope
 
-_HOST = re.compile(r"^(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*\.?$")
+_HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*\.?\Z")
 # Nothing here that canonicalize_url would change: no query, no escapes, no dot
 # segments, no parameters, nothing outside the plain characters of a path.
 _ALREADY_CANONICAL = re.compile(
-    r"^https?://[a-z0-9.-]+(:[1-9][0-9]*)?/([A-Za-z0-9_~-][A-Za-z0-9_~.-]*/)*([A-Za-z0-9_~-][A-Za-z0-9_~.-]*)?$"
+    r"^https?://[a-z0-9.-]+(:[1-9][0-9]{0,3})?/([A-Za-z0-9_~-][A-Za-z0-9_~.-]*/)*([A-Za-z0-9_~-][A-Za-z0-9_~.-]*)?$"
 )
 
 # scrapy.linkextractors.IGNORED_EXTENSIONS, which core must not import; a test compares.
@@ -87,6 +87,8 @@ def _check_host(parts: SplitResult) -> None:
     host = parts.hostname or ""
     if "[" in parts.netloc:
         try:
+            if "%" in host:
+                raise ValueError("a zone has no meaning on the web")
             ipaddress.IPv6Address(host)
         except ValueError as e:
             raise _refuse("host", f"{shown(host)} is not an IPv6 address") from e
