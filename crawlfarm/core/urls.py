@@ -23,7 +23,8 @@ _HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*
 # Nothing here that canonicalize_url would change: no query, no escapes, no dot
 # segments, no parameters, nothing outside the plain characters of a path.
 _ALREADY_CANONICAL = re.compile(
-    r"^https?://[a-z0-9.-]+(:[1-9][0-9]{0,3})?/([A-Za-z0-9_~-][A-Za-z0-9_~.-]*/)*([A-Za-z0-9_~-][A-Za-z0-9_~.-]*)?$"
+    r"https?://[a-z0-9.-]+(:[1-9][0-9]{0,3}|:[1-5][0-9]{4})?"
+    r"/([A-Za-z0-9_~-][A-Za-z0-9_~.-]*/)*([A-Za-z0-9_~-][A-Za-z0-9_~.-]*)?\Z"
 )
 
 # scrapy.linkextractors.IGNORED_EXTENSIONS, which core must not import; a test compares.
