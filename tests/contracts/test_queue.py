@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -12,34 +11,9 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from crawlfarm.adapters.memory.queue import REDELIVER_S, MemoryQueue
 from crawlfarm.core.ports import Delivery, JobQueue
 from crawlfarm.wire.queue import JobEnded, JobQueued
+from tests.support.arrivals import Arrivals
 from tests.support.brokers import until_counted
 from tests.support.servers import rabbitmq_server
-
-T = TypeVar("T")
-
-
-class Arrivals(Generic[T]):
-    """What was delivered, and a way to wait for the n-th."""
-
-    def __init__(self) -> None:
-        self.all: list[T] = []
-        self._waiting: list[tuple[int, Deferred[list[T]]]] = []
-
-    def __call__(self, what: T) -> None:
-        self.all.append(what)
-        for count, waiting in list(self._waiting):
-            if count <= len(self.all):
-                self._waiting.remove((count, waiting))
-                waiting.callback(self.all)
-
-    def count(self, count: int) -> Deferred[list[T]]:
-        """Fires when there are that many."""
-        waiting: Deferred[list[T]] = Deferred()
-        if count <= len(self.all):
-            waiting.callback(self.all)
-        else:
-            self._waiting.append((count, waiting))
-        return waiting
 
 
 class QueueContract:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 from pika import exceptions
 from twisted.internet import defer, error
@@ -12,6 +14,7 @@ from crawlfarm.adapters.rabbit import topology
 from crawlfarm.adapters.rabbit.broker import HEARTBEAT_S, VARIABLE, Broker, blame
 from crawlfarm.adapters.rabbit.topology import Names, definitions, farm, listener
 from crawlfarm.errors import ConfigError, Unavailable
+from tests.support.processes import ROOT
 
 URL = "amqp://who:hush@queue.example:5673/a%2Fb"
 
@@ -63,6 +66,13 @@ class TopologyTests(SynchronousTestCase):
         self.assertEqual({b["routing_key"] for b in made["bindings"]}, {"two.jobs", ""})
         for kind in ("exchanges", "queues", "bindings"):
             self.assertEqual({thing["vhost"] for thing in made[kind]}, {"farms"})
+
+
+class ImportTests(SynchronousTestCase):
+    def test_no_reactor(self) -> None:
+        """Importing the queue chooses no reactor: Scrapy's is chosen later."""
+        code = "import sys, crawlfarm.adapters.rabbit.queue; sys.exit('twisted.internet.reactor' in sys.modules)"
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 class BrokerTests(SynchronousTestCase):

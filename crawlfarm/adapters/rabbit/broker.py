@@ -132,6 +132,11 @@ def _blame(problem: BaseException, broker: Broker) -> ConfigError | Unavailable:
             return Unavailable(f"{where}: the host {broker.host!r} is not known")
         case error.ConnectError():
             return Unavailable(f"{where}: RabbitMQ cannot be reached: {_words(problem)}")
+        case _ if "certificate verify failed" in str(problem) or "VerificationError" in type(problem).__name__:
+            return ConfigError(
+                f"{where}: RabbitMQ's certificate is not trusted here: it must name the host {broker.host!r}, and "
+                "SSL_CERT_FILE names authorities to trust besides the system's"
+            )
         case _:
             return Unavailable(f"{where}: the connection to RabbitMQ was lost: {_words(problem)}")
 

@@ -187,14 +187,19 @@ class Intake:
         self._go(self._consuming(consumer, tag))
 
     async def _consuming(self, consumer: Consumer, tag: str) -> None:
-        incoming, _ = await self._channel.basic_consume(self._names.jobs, consumer_tag=tag)
+        from crawlfarm.adapters.rabbit.protocol import timed
+
+        incoming, _ = await timed(self._reactor, self._channel.basic_consume(self._names.jobs, consumer_tag=tag))
         await self._reading(incoming, lambda m: self._arrived(consumer, m), lambda: not consumer.cancelled)
 
     def cancel(self, consumer: Consumer) -> None:
         """Deliver nothing more; what it holds it may settle for a while."""
         consumer.cancelled = True
         tag = self._tags.pop(consumer, None)
-        if tag is None or not self._channel.is_open:
+        if tag is None:
+            return
+        if not self._channel.is_open:
+            _void(consumer)
             return
         self._channel.basic_cancel(tag).addErrback(lambda _: None)  # a channel that closed has nothing to cancel
         for held in list(consumer.held):
@@ -209,9 +214,7 @@ class Intake:
         for timer in self._leaving.values():
             timer.cancel()
         for consumer in [*self._tags, *self._leaving]:
-            held, consumer.held = consumer.held, {}
-            for each in held:
-                each.void()
+            _void(consumer)
         self._tags.clear()
         self._leaving.clear()
 
@@ -312,3 +315,9 @@ class Intake:
         except exceptions.ConsumerCancelled:
             if wanted():
                 raise Unavailable("a queue that is read from was deleted; it is declared again") from None
+
+
+def _void(consumer: Consumer) -> None:
+    held, consumer.held = consumer.held, {}
+    for each in held:
+        each.void()

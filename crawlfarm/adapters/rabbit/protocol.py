@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from pika import exceptions
 from pika.adapters.twisted_connection import TwistedChannel, TwistedProtocolConnection
+from twisted.internet import error
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
@@ -78,6 +79,7 @@ class AmqpConnection(TwistedProtocolConnection):  # type: ignore[misc]
         self._reactor = reactor
         self._reason: BaseException | None = None
         self._gone = False
+        self._shutting = False
         self._waiting: list[Deferred[BaseException]] = []
         assert self.ready is not None
         self.ready.addErrback(lambda _: None)  # told by ``opened``
@@ -106,7 +108,8 @@ class AmqpConnection(TwistedProtocolConnection):  # type: ignore[misc]
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._gone = True
         self.transport.lost()
-        if self._impl.connection_state == self._impl.CONNECTION_PROTOCOL:
+        at_once = self._impl.connection_state == self._impl.CONNECTION_PROTOCOL
+        if at_once and isinstance(reason.value, error.ConnectionDone | error.ConnectionLost):
             self._because(exceptions.IncompatibleProtocolError(reason.value))
         super().connectionLost(reason)
         why: BaseException = self._reason or reason.value or ConnectionError("lost")
@@ -133,10 +136,10 @@ class AmqpConnection(TwistedProtocolConnection):  # type: ignore[misc]
         return channel
 
     def drop(self, reason: BaseException) -> None:
-        """End it at once."""
+        """End it at once, unless it is ending already."""
         self._because(reason)
-        if not self._gone and self.transport is not None:
-            self.transport.abortConnection()
+        if not self._shutting:
+            self._abort()
 
     def failed(self, failure: Failure) -> None:
         """As an errback: end it because something on it failed."""
@@ -144,13 +147,17 @@ class AmqpConnection(TwistedProtocolConnection):  # type: ignore[misc]
 
     def shut(self) -> None:
         """End it in good order, or at once if that takes too long; :meth:`lost` says when."""
-        if not self.is_open:
-            self.drop(ConnectionError("closed"))
+        if self._shutting or not self.is_open:
+            self._abort()
             return
-        overdue = self._reactor.callLater(CLOSE_S, self.drop, ConnectionError("closed"))
-
+        self._shutting = True
+        overdue = self._reactor.callLater(CLOSE_S, self._abort)
         self.lost().addCallback(lambda _: overdue.active() and overdue.cancel())
         self.close()
+
+    def _abort(self) -> None:
+        if not self._gone and self.transport is not None:
+            self.transport.abortConnection()
 
     def renew(self) -> None:
         """End it in good order, to be made again."""
