@@ -9,6 +9,7 @@ import click
 
 from crawlfarm import __version__
 from crawlfarm.cli.daemons import gateway, lockd, master, worker
+from crawlfarm.cli.doctor import definitions, doctor
 from crawlfarm.cli.jobs import cancel, resume, status, submit
 from crawlfarm.cli.logs import Logging, begin_logging, printable
 from crawlfarm.cli.run import run
@@ -31,7 +32,7 @@ def crawlfarm(context: click.Context, verbose: int, log_format: str) -> None:
     begin_logging(context.obj.level, as_json=context.obj.as_json)
 
 
-for command in (run, up, submit, resume, status, cancel, gateway, lockd, master, worker):
+for command in (run, up, submit, resume, status, cancel, gateway, lockd, master, worker, doctor, definitions):
     crawlfarm.add_command(command)
 
 

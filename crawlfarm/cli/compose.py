@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from twisted.internet import defer
 from twisted.internet.defer import Deferred, DeferredList, FirstError, gatherResults
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -235,7 +236,7 @@ class Ports:
 
         try:
             await Deferred.fromCoroutine(check()).addTimeout(CHECK_S, self._reactor)
-        except TimeoutError:
+        except defer.TimeoutError:
             return f"it did not answer within {CHECK_S:g} s"
         except CrawlfarmError as e:
             return e.message

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar
 
+from twisted.internet import defer
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -75,7 +76,7 @@ class Process:
         stopping = Deferred.fromCoroutine(self._stop())
         try:
             await stopping.addTimeout(STOP_S, self._reactor)
-        except TimeoutError:
+        except defer.TimeoutError:
             log.error("left after {seconds:g} s, though not everything had stopped", seconds=STOP_S)
 
     async def _stop(self) -> None:

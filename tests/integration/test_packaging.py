@@ -29,6 +29,15 @@ def tracked() -> list[Path]:
     return [name for name in names if (ROOT / name).is_file()]
 
 
+def _link(target: Path, place: Path) -> None:
+    """``target`` is ``place``; a directory that is there gets what it lacks."""
+    if not target.exists():
+        target.symlink_to(place)
+    elif target.is_dir() and place.is_dir():
+        for inside in place.iterdir():
+            _link(target / inside.name, inside)
+
+
 class WheelTests(CommandTests):
     """Built from a copy of the tracked files, installed into a new environment."""
 
@@ -58,9 +67,7 @@ class WheelTests(CommandTests):
         # Not a .pth file: it would bring the editable install of this checkout along.
         for place in Path(sysconfig.get_path("purelib")).iterdir():
             if not place.name.startswith(("__editable__", "crawlfarm", "_crawlfarm")) and place.suffix != ".pth":
-                target = purelib / place.name
-                if not target.exists():
-                    target.symlink_to(place)
+                _link(purelib / place.name, place)
         return Path(places["scripts"])
 
     def test_wheel(self) -> None:
@@ -72,7 +79,7 @@ class WheelTests(CommandTests):
             entry_points = archive.read(points).decode()
         data = {".py", ".sql", ".lua", ".typed"}
         wanted = {str(name) for name in tracked() if name.parts[0] in OURS and name.suffix in data}
-        self.assertEqual(inside, wanted)
+        self.assertEqual(inside, wanted | {"twisted/plugins/crawlfarm.py"})
         self.assertIn("crawlfarm = crawlfarm.cli.main:main", entry_points)
         self.assertIn("[scrapy]\nsettings = crawlfarm.settings", entry_points)
 
@@ -83,6 +90,8 @@ class WheelTests(CommandTests):
         modules = self.output_of(self.start_other([str(scripts / "python"), "-c", where], cwd=empty, PYTHONPATH=None))
         for module in modules.splitlines():
             self.assertTrue(module.startswith(str(self.folder / "venv")), module)
+        twist = self.start_other([str(scripts / "python"), "-m", "twisted", "--help"], cwd=empty, PYTHONPATH=None)
+        self.assertIn("crawlfarm-worker", self.output_of(twist))
         sample = self.start_other(
             [str(scripts / "crawlfarm"), "run", "--sample", "--depth", "3", "-o", "-"],
             cwd=empty,

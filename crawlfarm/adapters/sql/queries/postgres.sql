@@ -51,3 +51,11 @@ FROM unnest(ARRAY['meta', 'jobs', 'submissions', 'results']) AS t (name),
      unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS p (name)
 WHERE NOT has_table_privilege(t.name, p.name)
 ORDER BY t.name, p.name;
+
+-- name: clock
+-- The server's clock, in seconds since the epoch.
+SELECT extract(epoch FROM clock_timestamp())::float8 AS seconds;
+
+-- name: durability
+-- What a power cut must not find off.
+SELECT name, setting FROM pg_settings WHERE name IN ('fsync', 'full_page_writes') ORDER BY name;
