@@ -132,14 +132,15 @@ class SharedTests(TestCase):
         self.assertIsNone(server.messages(url, "q"))
 
         connection = pika.BlockingConnection(pika.URLParameters(url))
+        self.addCleanup(lambda: connection.is_open and connection.close())
         blocked = []
         connection.add_on_connection_blocked_callback(lambda *_: blocked.append(True))
         connection.add_on_connection_unblocked_callback(lambda *_: blocked.append(False))
         channel = connection.channel()
         self.addCleanup(server.memory_alarm, False)
         server.memory_alarm(True)
-        channel.basic_publish("", "nowhere", b"")
-        self.until(connection, lambda: blocked == [True])
+        # A connection is blocked at its first publish after it heard of the alarm.
+        self.until(connection, lambda: channel.basic_publish("", "nowhere", b"") or blocked == [True])
         server.memory_alarm(False)
         self.until(connection, lambda: blocked == [True, False])
 
