@@ -87,17 +87,20 @@ async def _looked(look: Coroutine[Any, Any, list[Finding]]) -> list[Finding]:
 
 
 def _show(findings: list[Finding]) -> None:
-    table = Table(title="crawlfarm doctor", title_justify="left")
-    for name in ("part", "what", "", "found", "what to do"):
-        table.add_column(name, overflow="fold")
-    last = ""
-    for f in findings:
-        if last not in ("", f.part):
-            table.add_section()
-        cells = [f.part if f.part != last else "", f.what, f.state, f.found, f.advice if f.state != OK else ""]
-        table.add_row(*(Text(_safe(cell), style=_STYLES[f.state] if n == 2 else "") for n, cell in enumerate(cells)))
-        last = f.part
-    Console().print(table)
+    """A paragraph a part, a line a finding, and below it what to do."""
+    console = Console()
+    for part in dict.fromkeys(finding.part for finding in findings):
+        console.print(Text(_safe(part), style="bold"))
+        lines = Table.grid(padding=(0, 1))
+        for _ in range(2):
+            lines.add_column(no_wrap=True)
+        lines.add_column(overflow="fold")
+        for f in findings:
+            if f.part == part:
+                lines.add_row(Text(f"  {f.state}", style=_STYLES[f.state]), Text(_safe(f.what)), Text(_safe(f.found)))
+                if f.advice and f.state != OK:
+                    lines.add_row("", "", Text(f"→ {_safe(f.advice)}", style=_STYLES[f.state]))
+        console.print(lines)
 
 
 def _safe(text: str) -> str:

@@ -32,6 +32,7 @@ log = Logger()
 STOP_S = 20.0
 """A process that was told to stop is gone after this, whatever hangs."""
 _RETRY_S = 1.0
+_LOOK_S = 0.1
 
 
 class Process:
@@ -65,6 +66,9 @@ class Process:
                 await self._health.start()
             await self._ports.start()
             await self._begin()
+            # What began may have asked for another connection.
+            while any(needed for _, needed in (await self._troubles()).values()):
+                await deferLater(self._reactor, _LOOK_S)
         except BaseException:
             await self.stop()
             raise

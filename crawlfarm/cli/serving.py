@@ -36,7 +36,7 @@ async def serve(interrupts: Interrupts, process: Process) -> int:
 
 def say_ready(name: str, endpoints: list[str]) -> None:
     """The line that programs wait for. (What goes through ``sys.stdout`` is in `twist`'s log.)"""
-    print(json.dumps({"ready": name, "endpoints": endpoints}), file=sys.__stdout__, flush=True)  # noqa: T201
+    print(json.dumps({"ready": name, "endpoints": endpoints}), file=sys.__stdout__, flush=True)
 
 
 def stop_with_stdin(reactor: Any, interrupts: Interrupts) -> None:

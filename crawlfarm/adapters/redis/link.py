@@ -140,7 +140,7 @@ class RedisLink:
         self.version = ""
         self._reactor = reactor
         self._changed = changed
-        self._problem = "not connected yet"
+        self._problem = f"{where}: nobody answers at {self.address.shown} yet"
         self._handlers: list[Any] = []
         self._sentinels: list[Any] = []
         self._commands: Any = None
