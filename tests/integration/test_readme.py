@@ -13,7 +13,8 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.commands import free_port
-from tests.support.processes import start
+from tests.support.processes import Child
+from tests.support.servers import PostgresServer, rabbitmq_server, redis_server
 from tests.support.site import Site
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +66,29 @@ class ReadmeTests(SynchronousTestCase):
         )
         self.assertEqual(done.returncode, 0, f"{script}\n{done.stdout}\n{done.stderr}")
 
+    def farm(self, command: str) -> Child:
+        farm = Child([str(BIN / "crawlfarm"), *command.split()[1:]], environ=self.environ, cwd=self.folder)
+        self.addCleanup(farm.stop)
+        return farm
+
+    def real_farm(self, block: list[str]) -> None:
+        """``up`` with servers; the doctor has nothing to say about it once it is up."""
+        doctor, up = block
+        lockd = free_port()
+        self.environ |= {
+            "CRAWLFARM_BROKER_URL": rabbitmq_server().fresh_vhost(self),
+            "CRAWLFARM_FRONTIER_URL": redis_server().fresh(self),
+            "CRAWLFARM_CACHE_URL": redis_server().fresh(self),
+            "CRAWLFARM_DATABASE_URL": PostgresServer.start(self, durable=True).url,
+            "CRAWLFARM_GATEWAY_LISTEN": f"tcp:{free_port()}:interface=127.0.0.1",
+            "CRAWLFARM_LOCKD_LISTEN": f"tcp:{lockd}:interface=127.0.0.1",
+            "CRAWLFARM_LOCKD": f"tcp:127.0.0.1:{lockd}",
+        }
+        farm = self.farm(up)
+        farm.wait_ready()
+        self.assertEqual(len([e for e in farm.ready["endpoints"] if e.startswith("ws://")]), 2)
+        self.shell([doctor])
+
     def test_every_block(self) -> None:
         """Each shell block works as it stands, in its order; make's targets exist."""
         seen = []
@@ -74,7 +98,9 @@ class ReadmeTests(SynchronousTestCase):
                 for line in block:
                     self.assertEqual(subprocess.call(["make", "-n", *shlex.split(line)[1:]], cwd=ROOT, stdout=-3), 0)
             elif block == ["crawlfarm up"]:
-                start([str(BIN / "crawlfarm"), "up"], test=self, environ=self.environ, cwd=self.folder)
+                self.farm(block[0]).wait_ready()
+            elif block[0] == "crawlfarm doctor":
+                self.real_farm(block)
             else:
                 self.shell(block)
         self.assertIn("make", seen)
