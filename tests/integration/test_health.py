@@ -91,6 +91,57 @@ class HealthTests(DaemonTests):
             self.assertEqual(re.findall("CRAWLFARM_[A-Z_]+", child.stderr), needs[kind])
 
 
+class ServerTests(DaemonTests):
+    """The real servers, away or refusing, seen by each daemon that needs them."""
+
+    def test_all_are_away(self) -> None:
+        """Each daemon names every setting that it waits for, and leaves on SIGTERM."""
+        nobody = {
+            "CRAWLFARM_BROKER_URL": "amqp://u:hunter2@127.0.0.1:1/",
+            "CRAWLFARM_FRONTIER_URL": "redis://:hunter2@127.0.0.1:1",
+            "CRAWLFARM_DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:1/d",
+        }
+        waits = {kind: [*nobody, "CRAWLFARM_LOCKD"] for kind in ("gateway", "master")}
+        waits["lockd"] = ["CRAWLFARM_BROKER_URL", "CRAWLFARM_DATABASE_URL"]
+        children = {kind: self.daemon(kind, **nobody) for kind in waits}
+        for kind, names in waits.items():
+            child = children[kind]
+            until(lambda: all(name in child.stderr for name in names), f"{kind}: {names}")  # noqa: B023
+            child.signal(signal.SIGTERM)
+        for child in children.values():
+            self.assertEqual(child.wait(15), 0, child.stderr)
+            self.assertNotIn("hunter2", child.stderr)
+            self.assertEqual(child.lines, [])
+
+    def test_each_refuses(self) -> None:
+        """A wrong password or secret: exit 2, and a last line that names the setting."""
+        self.use_shared_servers()
+        good = dict(self.environ)
+        secret = self.folder / "secret"
+        secret.write_text("hunter2 hunter2 hunter2")
+        wrong = {
+            "CRAWLFARM_BROKER_URL": ("lockd", _with_password(good["CRAWLFARM_BROKER_URL"])),
+            "CRAWLFARM_DATABASE_URL": ("lockd", _with_password(good["CRAWLFARM_DATABASE_URL"])),
+            "CRAWLFARM_CACHE_URL": ("gateway", good["CRAWLFARM_CACHE_URL"].replace("redis://", "redis://u:hunter2@")),
+            "CRAWLFARM_LOCKD_SECRET_FILE": ("master", str(secret)),
+        }
+        lockd = self.daemon("lockd")
+        lockd.wait_ready()
+        elsewhere = {"CRAWLFARM_LOCKD_LISTEN": f"tcp:{free_port()}:interface=127.0.0.1"}
+        children = {n: self.daemon(kind, **{n: value, **elsewhere}) for n, (kind, value) in wrong.items()}
+        for name, child in children.items():
+            self.assertEqual(child.wait(), 2, child.stderr)
+            self.assertRegex(child.stderr.splitlines()[-1], rf"^crawlfarm: error: .*{name}")
+            self.assertNotIn("hunter2", child.stderr)
+        second = self.daemon("lockd", **elsewhere)
+        self.assertEqual(second.wait(), 2, second.stderr)
+        self.assertRegex(second.stderr, r"error: CRAWLFARM_DATABASE_URL .*another lock daemon works on this database")
+
+
+def _with_password(url: str) -> str:
+    return re.sub(r"//([^:]+):[^@]+@", r"//\1:hunter2@", url)
+
+
 class LogTests(DaemonTests):
     """``--log-format json``."""
 
