@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import redis
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from crawlfarm.adapters.memory.cache import ENTRY_OVERHEAD, MemoryCache
 from crawlfarm.core.ports import Cache
+from tests.support.servers import redis_server
+
+LARGEST = 16 * 1024 * 1024
 
 
 class CacheContract:
@@ -76,6 +82,30 @@ class MemoryCacheContract(CacheContract, TestCase):
 
     def later(self, seconds: float) -> None:
         self.clock.advance(seconds)
+
+
+class RedisCacheContract(CacheContract, TestCase):
+    async def setUp(self) -> None:
+        from crawlfarm.adapters.redis.cache import RedisCache
+
+        url = redis_server().fresh(self)
+        self.client = redis.Redis.from_url(url)
+        self.addCleanup(self.client.close)
+        self.cache = RedisCache(reactor, url, ttl_s=60)
+        await self.cache.start()
+        self.addCleanup(lambda: Deferred.fromCoroutine(self.cache.stop()))
+
+    def make_cache(self) -> Cache:
+        return self.cache
+
+    def later(self, seconds: float) -> None:
+        for key in list(self.client.scan_iter()):
+            self.client.pexpire(key, max(0, self.client.pttl(key) - round(seconds * 1000)))
+
+    async def test_too_big(self) -> None:
+        """A huge answer is not kept: it would push out all others."""
+        self.assertIs(await self.cache.put("k", 1, bytes(LARGEST + 1)), False)
+        self.assertIsNone(await self.cache.get("k"))
 
 
 class MemoryCacheBounds(SynchronousTestCase):
