@@ -127,7 +127,7 @@ class Config:
         defaults = cls()
         return cls(
             broker_url=_url(environ, "CRAWLFARM_BROKER_URL", "amqp", "amqps"),
-            frontier_urls=tuple(_urls(environ, "CRAWLFARM_FRONTIER_URL", *_REDIS)),
+            frontier_urls=parse_frontier(environ.get("CRAWLFARM_FRONTIER_URL", ""), "CRAWLFARM_FRONTIER_URL"),
             cache_url=_url(environ, "CRAWLFARM_CACHE_URL", *_REDIS),
             database_url=_database_url(environ),
             gateway_listen=environ.get("CRAWLFARM_GATEWAY_LISTEN") or defaults.gateway_listen,
@@ -186,6 +186,14 @@ def parse_networks(text: str, where: str) -> tuple[Network, ...]:
         except ValueError as e:
             raise ConfigError(f"{where}: {part!r} is not a network such as 127.0.0.0/8 or fd00::/8 ({e})") from e
     return tuple(networks)
+
+
+def parse_frontier(text: str, where: str) -> tuple[str, ...]:
+    """The URLs of the frontier's shards, comma-separated.
+
+    :raises ConfigError: naming ``where`` and the one that is wrong.
+    """
+    return _urls({where: text}, where, *_REDIS)
 
 
 def _variable(name: str) -> str:

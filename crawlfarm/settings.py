@@ -16,6 +16,7 @@ COMMANDS_MODULE = "crawlfarm.cli.scrapy_commands"
 USER_AGENT = f"crawlfarm/{__version__}"
 
 SCHEDULER = "crawlfarm.frontier.scheduler.FrontierScheduler"
+CRAWLFARM_FRONTIER_URL = ",".join(_config.frontier_urls)
 CRAWLFARM_ALLOW_NETWORKS = ",".join(map(str, _config.allow_networks))
 CRAWLFARM_PAGE_LEASE_S = _config.timings.page_lease_s
 CRAWLFARM_PAGE_ATTEMPTS = _config.page_attempts

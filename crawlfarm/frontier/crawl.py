@@ -12,7 +12,8 @@ from twisted.internet.task import deferLater
 
 from crawlfarm.config import Config
 from crawlfarm.frontier import engine
-from crawlfarm.frontier.scheduler import Attachment, FrontierScheduler
+from crawlfarm.frontier.attachment import Attachment
+from crawlfarm.frontier.scheduler import FrontierScheduler
 from crawlfarm.wire.jobs import JobSpec
 
 FINISH_WITHIN_S = 3.0

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, ClassVar
 
 from scrapy import Request, Spider
@@ -16,41 +14,20 @@ from scrapy.crawler import Crawler
 from scrapy.utils.defer import maybe_deferred_to_future
 from twisted.internet.defer import Deferred
 
-from crawlfarm.core.ports import Child, Finish, FrontierStore, LeaseRef, LogSlice
+from crawlfarm.core.ports import Child, Finish, LeaseRef, LogSlice
 from crawlfarm.core.urls import canonical
 from crawlfarm.frontier import engine
-from crawlfarm.frontier.exchange import Exchange, Pace
+from crawlfarm.frontier.attachment import Attachment
+from crawlfarm.frontier.exchange import Exchange
 from crawlfarm.frontier.final import FinalRecords
+from crawlfarm.frontier.own_job import OwnJob
 from crawlfarm.frontier.visit import META_KEY, Visit, visit_of
-from crawlfarm.wire.jobs import JobSpec
 from crawlfarm.wire.pages import PageRecord
 
 logger = logging.getLogger(__name__)
 
 _LOG_BATCH = 1000
 _future: Any = maybe_deferred_to_future
-
-
-@dataclass(frozen=True)
-class Attachment:
-    """How a crawl takes part in the farm.
-
-    :ivar store: the frontier.
-    :ivar worker: the name its leases are held under.
-    :ivar job: the job this crawl is the master of, with its token; ``None`` for a
-        worker, which serves the jobs of all masters.
-    :ivar buffer: how many pages are held ready.
-    :ivar over: called once, when the job this crawl serves has ended.
-    :ivar pace: how much it takes; ``None`` as much as it can.
-    """
-
-    store: FrontierStore
-    worker: str
-    job: tuple[str, JobSpec, int] | None = None
-    buffer: int = 16
-    page_lease_s: float = 20.0
-    over: Callable[[], None] = lambda: None
-    pace: Pace | None = None
 
 
 class FrontierScheduler(BaseScheduler):
@@ -91,6 +68,7 @@ class FrontierScheduler(BaseScheduler):
         self._seeding: LeaseRef | None = None
         self._exchange: Exchange | None = None
         self._attached = self.attachment
+        self._own_job: OwnJob | None = None
 
     # --- what Scrapy's engine calls -------------------------------------------------
 
@@ -189,7 +167,8 @@ class FrontierScheduler(BaseScheduler):
 
     async def _open(self, spider: Spider) -> None:
         if self._attached is None:
-            self._attached = _own_job(self._crawler, spider)
+            self._own_job = OwnJob(self._crawler.settings, getattr(spider, "spec", None))
+            self._attached = await self._own_job.begin()
         attached = self._attached
         if attached.job is not None:
             job, spec, token = attached.job
@@ -215,6 +194,8 @@ class FrontierScheduler(BaseScheduler):
     async def _close(self) -> None:
         if self._exchange is not None:
             await self._exchange.stop()
+        if self._own_job is not None:
+            await self._own_job.end()
 
     def _changed(self) -> None:
         engine.wake(self._crawler)
@@ -241,26 +222,3 @@ class FrontierScheduler(BaseScheduler):
                 visit.ended("failed:error")
             assert visit.finish is not None
             self._exchange.finish(visit.finish, visit.read_links)
-
-
-def _own_job(crawler: Crawler, spider: Any) -> Attachment:
-    """The job of a crawl that no farm started."""
-    from twisted.internet import reactor
-
-    from crawlfarm.adapters.memory.frontier import MemoryFrontier
-    from crawlfarm.core.frontier import FrontierModel
-
-    settings = crawler.settings
-    page_lease_s = settings.getfloat("CRAWLFARM_PAGE_LEASE_S", 20.0)
-    model = FrontierModel(
-        page_lease_s=page_lease_s,
-        page_attempts=settings.getint("CRAWLFARM_PAGE_ATTEMPTS", 3),
-        host_concurrency=settings.getint("CRAWLFARM_HOST_CONCURRENCY", 8),
-    )
-    store = MemoryFrontier(reactor, model)
-    return Attachment(
-        store=store,
-        worker=f"scrapy-{uuid.uuid4()}",
-        job=(str(uuid.uuid4()), spider.spec, 1),
-        page_lease_s=page_lease_s,
-    )

@@ -24,9 +24,9 @@ from crawlfarm.core.backoff import Backoff
 from crawlfarm.core.jobs import cache_key
 from crawlfarm.core.ports import Cache, FrontierStatus, FrontierStore, LockService, ResultStore
 from crawlfarm.errors import CrawlfarmError, StaleToken, Unavailable
+from crawlfarm.frontier.attachment import Attachment
 from crawlfarm.frontier.crawl import Crawl
 from crawlfarm.frontier.exchange import Pace
-from crawlfarm.frontier.scheduler import Attachment
 from crawlfarm.wire.codec import pack
 from crawlfarm.wire.lockd import Beat, Complete, Done, Fenced, Granted, Heartbeat, Release
 from crawlfarm.wire.pages import Entry, Progress, StoredResult

@@ -11,8 +11,8 @@ from twisted.logger import Logger
 from crawlfarm.config import Config
 from crawlfarm.core.backoff import Backoff
 from crawlfarm.core.ports import FrontierStore
+from crawlfarm.frontier.attachment import Attachment
 from crawlfarm.frontier.crawl import Crawl
-from crawlfarm.frontier.scheduler import Attachment
 
 log = Logger()
 

@@ -30,8 +30,8 @@ from crawlfarm.config import Config
 from crawlfarm.core.frontier import FrontierModel
 from crawlfarm.core.levels import fold
 from crawlfarm.errors import BlockedAddress
+from crawlfarm.frontier.attachment import Attachment
 from crawlfarm.frontier.crawl import Crawl
-from crawlfarm.frontier.scheduler import Attachment
 from crawlfarm.middlewares.guard import GuardedHTTPHandler
 from crawlfarm.spiders.site import SiteSpider
 from crawlfarm.wire.jobs import JobSpec

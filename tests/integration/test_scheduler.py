@@ -21,8 +21,9 @@ from crawlfarm.core.frontier import FrontierModel
 from crawlfarm.core.levels import fold
 from crawlfarm.core.ports import DONE, LINKS_WANTED, STALE, FrontierStore
 from crawlfarm.errors import StaleToken
+from crawlfarm.frontier.attachment import Attachment
 from crawlfarm.frontier.crawl import Crawl
-from crawlfarm.frontier.scheduler import Attachment, FrontierScheduler
+from crawlfarm.frontier.scheduler import FrontierScheduler
 from crawlfarm.spiders.site import SiteSpider
 from crawlfarm.wire.jobs import JobSpec
 from crawlfarm.wire.pages import PageRecord

@@ -7,9 +7,12 @@ import os
 import sys
 from pathlib import Path
 
+import redis
+
 from tests.support.commands import CommandTests
 from tests.support.gated import GatedSite, tree
 from tests.support.processes import ROOT, Child
+from tests.support.servers import redis_server
 from tests.support.site import Site
 
 SCRAPY = str(Path(sys.executable).with_name("scrapy"))
@@ -49,6 +52,23 @@ class ScrapyTests(CommandTests):
 
     def items(self, name: str) -> list[dict[str, object]]:
         return [json.loads(line) for line in (self.folder / name).read_text().splitlines()]
+
+    def test_site_on_a_shared_frontier(self) -> None:
+        """With a Redis named, as here or as scrapy-redis does, the job is in there while it runs."""
+        site = Site.of_graph(12, test=self)
+        assert site.graph is not None
+        truth = site.answer()
+        fetched = {url: page.depth for url, page in truth.pages.items() if page.disposition == "fetched"}
+        arguments = ["-a", f"url={site.seed}", "-a", f"depth={site.graph.depth}", "-a", f"scope={site.graph.scope}"]
+        for number, setting in enumerate(("CRAWLFARM_FRONTIER_URL", "REDIS_URL")):
+            site.reset()
+            url, name = redis_server().fresh(self), f"pages-{number}.jsonl"
+            crawl = self.scrapy("crawl", "site", *arguments, "-O", str(self.folder / name), "-s", f"{setting}={url}")
+            self.output_of(crawl)
+            self.assertEqual({i["url"]: i["depth"] for i in self.items(name)}, fetched)
+            with redis.Redis.from_url(url) as client:
+                self.assertGreater(int(client.get("crawlfarm:leases") or 0), len(fetched))
+                self.assertEqual([key for key in client.scan_iter() if key.count(b":") > 1], [])
 
     def test_site(self) -> None:
         """Items are the fetched pages' records, with their final depths; the log has the statistics."""

@@ -14,8 +14,8 @@ from crawlfarm.config import Config
 from crawlfarm.core.frontier import FrontierModel
 from crawlfarm.core.levels import fold, levels, receipt
 from crawlfarm.core.ports import FrontierStore
+from crawlfarm.frontier.attachment import Attachment
 from crawlfarm.frontier.crawl import Crawl
-from crawlfarm.frontier.scheduler import Attachment
 from crawlfarm.wire.jobs import JobSpec
 from crawlfarm.wire.pages import Entry, PageRecord
 from tests.support.answer import Answer, Page
