@@ -9,7 +9,15 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 
@@ -39,7 +47,7 @@ class Meters:
     """The numbers of one process."""
 
     def __init__(self, reactor: Any) -> None:
-        self._reactor = reactor
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the page
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self.exchanges = Histogram(

@@ -15,7 +15,7 @@ from crawlfarm.cli.farm import Farm
 from crawlfarm.client import Client
 from crawlfarm.config import Timings
 from crawlfarm.core.backoff import Backoff
-from crawlfarm.wire.client import Pages, Reply, Result, Rewound
+from crawlfarm.wire.client import Cancelled, Pages, Reply, Result, Rewound
 from crawlfarm.wire.codec import encode_json
 from crawlfarm.wire.jobs import JobOptions
 from tests.support.crawling import LOOPBACK
@@ -70,6 +70,24 @@ class RewindTests(TestCase):
         replies = [reply async for reply in job]
         self.check(site, replies)
         return replies
+
+    async def test_away_at_the_beginning(self) -> None:
+        """A job that comes while the frontier is away waits for it; a cancel meanwhile is carried out then."""
+        server = RedisServer.start(self)
+        site = GatedSite(self, tree(), gated=["/gate"])
+        client = await self.farm(f"{server.url}/1")
+        await deferToThread(server.down)
+        job = await client.submit(site.seed, DEPTH, JobOptions(stream=True))
+        unwanted = await client.submit(site.seed, DEPTH - 1, JobOptions())
+        unwanted.cancel().addErrback(lambda _: None)
+        await deferToThread(server.up)
+        await deferToThread(site.wait_asked, "/gate")
+        site.open()
+        replies = [reply async for reply in job]
+        truth = site.answer(DEPTH)
+        assert isinstance(replies[-1], Result), replies[-1]
+        self.assertEqual(replies[-1].levels, truth.levels)
+        self.assertIsInstance([reply async for reply in unwanted][-1], Cancelled)
 
     def check(self, site: GatedSite, replies: list[Reply]) -> None:
         truth = site.answer(DEPTH)

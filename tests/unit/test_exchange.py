@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from crawlfarm.core.ports import DONE, LATER, LINKS_WANTED, STALE, Child, Finish, PageLease
-from crawlfarm.frontier.exchange import Exchange
+from crawlfarm.frontier.exchange import Exchange, Pace
 from tests.support.scripted import JOB, ScriptedStore, done, lease, nobody
 
 
@@ -80,6 +80,31 @@ class ExchangeTests(SynchronousTestCase):
         self.exchange.take()
         self.turn()
         self.assertEqual(self.store.asked[1:], [([], 2)])
+
+    def test_humble(self) -> None:
+        """It takes one page now and then, and hands in what is done at once; told otherwise, all it can."""
+        pace = Pace(humble=True)
+        self.exchange = self.make(pace=pace)
+        self.begin(lease(1))
+        self.assertEqual(self.store.asked, [([], 1)])
+        self.clock.pump([0.01] * 20)
+        self.assertEqual(len(self.store.asked), 1, "one is ready: no other is wanted")
+        self.exchange.take()
+        self.clock.pump([0.01] * 2)
+        self.assertEqual(self.store.asked[1:], [([], 1)], "the pause since the last one is over")
+        self.store.answer(lease(2))
+        self.exchange.take()
+        self.clock.advance(0.01)
+        self.assertEqual(len(self.store.asked), 2)
+        finish = done(lease(1))
+        self.exchange.finish(finish)
+        self.turn()
+        self.assertEqual(self.store.asked[2:], [([finish], 0)])
+        self.store.answer(verdicts=[DONE])
+        self.assertEqual(pace.finished, 1)
+        pace.humble = False
+        self.turn()
+        self.assertEqual(self.store.asked[3:], [([], 4)])
 
     def test_pages_come_in_the_order_of_the_store(self) -> None:
         """The buffer does not reorder: the frontier hands out the nearest first."""
