@@ -23,7 +23,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Collection, Sequence
 
-from crawlfarm.core.frontier_job import LEASED, Job, Page
+from crawlfarm.core.frontier_job import Job
+from crawlfarm.core.frontier_page import LEASED, Page
 from crawlfarm.core.levels import receipt_of
 from crawlfarm.core.ports import (
     DONE,

@@ -20,58 +20,15 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Sequence
 
+from crawlfarm.core.frontier_page import ENDED, LEASED, QUEUED, Page
 from crawlfarm.core.host_queue import HostQueue
 from crawlfarm.core.levels import MAX_LINKERS
-from crawlfarm.core.ports import Child, Finish
+from crawlfarm.core.ports import RUNS_PER_TOKEN, Child, Finish
 from crawlfarm.core.urls import canonical, host_of
 from crawlfarm.wire.jobs import JobSpec
 from crawlfarm.wire.pages import Ended, Entry, Linked, Moved, PageRecord
 
-QUEUED, LEASED, ENDED = "queued", "leased", "ended"
 SEEDING_DEPTH = -1
-
-
-class Page:
-    """A URL found by the job.
-
-    :ivar links: what it links to, while that may be needed; ``None`` when nobody read it.
-    :ivar losses: how often its worker was lost.
-    :ivar refetch: it has its disposition and is out again for its links.
-    :ivar linkers: pages that link here, while it may turn out broken.
-    """
-
-    __slots__ = (
-        "broken",
-        "depth",
-        "disposition",
-        "expires",
-        "host",
-        "lease",
-        "linkers",
-        "links",
-        "losses",
-        "parent",
-        "refetch",
-        "spelling",
-        "state",
-        "url",
-    )
-
-    def __init__(self, url: str, spelling: str, host: str, depth: int, parent: str) -> None:
-        self.url = url
-        self.spelling = spelling
-        self.host = host
-        self.depth = depth
-        self.parent = parent
-        self.state = QUEUED
-        self.disposition = ""
-        self.broken = False
-        self.lease = 0
-        self.expires = 0.0
-        self.losses = 0
-        self.refetch = False
-        self.links: tuple[Child, ...] | None = None
-        self.linkers: list[str] = [parent] if parent else []
 
 
 class Job:
@@ -86,7 +43,7 @@ class Job:
         self.id = job
         self.spec = spec
         self.token = token
-        self.run = token
+        self.run = token * RUNS_PER_TOKEN
         self.state = "running"
         self.base = canonical(spec.url)
         self.pages: dict[str, Page] = {}

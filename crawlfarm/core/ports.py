@@ -114,9 +114,15 @@ class Exchanged:
     running: frozenset[str]
 
 
+RUNS_PER_TOKEN = 1000
+"""Runs are numbered from here on for each token: one begun by a later master is higher than
+any its predecessors began, also when nothing of theirs is left to read."""
+
+
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """:ivar seeding: the lease to finish with the seeds; ``None`` when that is done."""
+    """:ivar run: counts up whenever the job's log begins anew.
+    :ivar seeding: the lease to finish with the seeds; ``None`` when that is done."""
 
     run: int
     seeding: LeaseRef | None

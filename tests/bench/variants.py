@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from crawlfarm.core.frontier import FrontierModel
-from crawlfarm.core.frontier_job import QUEUED, Job
+from crawlfarm.core.frontier_job import Job
+from crawlfarm.core.frontier_page import QUEUED
 from crawlfarm.core.host_queue import HostQueue
 from crawlfarm.core.ports import Opened, PageLease
 from crawlfarm.wire.jobs import JobSpec

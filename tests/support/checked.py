@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crawlfarm.core.frontier import SEEDING, FrontierModel
-from crawlfarm.core.frontier_job import ENDED, LEASED, QUEUED, Job
+from crawlfarm.core.frontier_job import Job
+from crawlfarm.core.frontier_page import ENDED, LEASED, QUEUED
 from crawlfarm.core.levels import fold, receipt_of
 from crawlfarm.core.ports import DONE, LINKS_WANTED, STALE, Exchanged, Finish, LeaseRef, Opened
 from crawlfarm.errors import StaleToken

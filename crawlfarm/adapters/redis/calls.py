@@ -16,7 +16,17 @@ import msgspec
 from crawlfarm.adapters.redis import script
 from crawlfarm.core.frontier import SEEDING
 from crawlfarm.core.levels import receipt_of
-from crawlfarm.core.ports import Child, Exchanged, Finish, FrontierStatus, LeaseRef, LogSlice, Opened, PageLease
+from crawlfarm.core.ports import (
+    RUNS_PER_TOKEN,
+    Child,
+    Exchanged,
+    Finish,
+    FrontierStatus,
+    LeaseRef,
+    LogSlice,
+    Opened,
+    PageLease,
+)
 from crawlfarm.core.urls import canonical
 from crawlfarm.errors import StaleToken
 from crawlfarm.wire.codec import encode_json
@@ -42,7 +52,7 @@ def open_arguments(job: str, spec: JobSpec, token: int) -> dict[str, Any]:
         "spider": spec.spider,
         "base": canonical(spec.url),
         "token": token,
-        "run": token,
+        "run": token * RUNS_PER_TOKEN,
     }
 
 
