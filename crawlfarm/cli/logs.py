@@ -79,6 +79,15 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
 
 
+def announce(text: str) -> None:
+    """Say something to whoever runs this command, whatever is logged: a line like the log's."""
+    formatter = next((handler.formatter for handler in logging.getLogger().handlers), None)
+    if isinstance(formatter, JsonFormatter):
+        text = formatter.format(logging.LogRecord("crawlfarm", logging.INFO, "", 0, text, None, None))
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
 class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
     """Looks ``sys.stderr`` up for each line: the live display borrows it."""
 

@@ -9,8 +9,7 @@ import sys
 import threading
 from typing import Any
 
-import click
-
+from crawlfarm.cli.logs import announce
 from crawlfarm.cli.loop import Interrupted, Interrupts
 from crawlfarm.cli.process import STOP_S, Process
 
@@ -22,12 +21,12 @@ async def serve(interrupts: Interrupts, process: Process) -> int:
     try:
         await interrupts.unless(process.start())
     except Interrupted:
-        click.echo(f"stopping: the {process.kind} had not begun", err=True)
+        announce(f"stopping: the {process.kind} had not begun")
         return 0
     try:
         say_ready(process.kind, process.endpoints)
         await interrupts.wait()
-        click.echo(f"stopping: {process.goodbye}", err=True)
+        announce(f"stopping: {process.goodbye}")
     finally:
         await process.stop()
     sys.stdout.flush()

@@ -153,7 +153,8 @@ class LogTests(DaemonTests):
         self.gateway = up.wait_ready()["endpoints"][0]
         self.output_of(self.client("submit", site.seed, "--depth", "4", "-o", "a.json"))
         self.assertEqual(up.stop(), 0)
-        lines = [json.loads(line) for line in up.stderr.splitlines() if not line.startswith("stopping: ")]
+        lines = [json.loads(line) for line in up.stderr.splitlines()]
+        self.assertTrue(any(line["message"].startswith("stopping: ") for line in lines))
         for line in lines:
             self.assertLessEqual({"time", "level", "logger", "message"}, line.keys())
         begins = [line for line in lines if line["message"].endswith("begins")]
