@@ -20,7 +20,12 @@ from crawlfarm.errors import BadInput, ConfigError, CrawlfarmError
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="crawlfarm %(version)s")
 @click.option("-v", "--verbose", count=True, help="Log more: -v what happens to jobs, -vv everything.")
-@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="One JSON object a log line?")
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="Log lines as text, or as one JSON object each.",
+)
 @click.pass_context
 def crawlfarm(context: click.Context, verbose: int, log_format: str) -> None:
     """Crawl a site level by level, on one machine or many.

@@ -32,6 +32,8 @@ STEADY_S = 30.0
 """A child that ran for so long was a good one: it is started again at once."""
 FIRST_S, MOST_S = 0.2, 10.0
 """The pause before a child is started again; it doubles."""
+LAST_WORDS_S = 0.5
+"""How long what a child wrote last is waited for, should somebody else hold its pipes open."""
 _LONGEST_LINE = 64 * 1024
 _WRONG_CONFIG = 2
 
@@ -58,6 +60,7 @@ class _Pipes(asyncio.SubprocessProtocol):
     def __init__(self, child: Child) -> None:
         self._child = child
         self._rest = {1: b"", 2: b""}
+        self.over = False
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         *lines, rest = (self._rest[fd] + data).split(b"\n")
@@ -69,12 +72,18 @@ class _Pipes(asyncio.SubprocessProtocol):
             self._child.wrote(fd, line)
 
     def process_exited(self) -> None:
-        self._child.exited()
+        self._child.ending(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """It has exited, and its pipes are empty."""
+        self.flush()
+        self._child.exited(self)
+
+    def flush(self) -> None:
         for fd, rest in self._rest.items():
             if rest:
                 self._child.wrote(fd, rest)
+                self._rest[fd] = b""
 
 
 class Child:
@@ -90,6 +99,8 @@ class Child:
         self._reactor = reactor
         self._say = say
         self._transport: asyncio.SubprocessTransport | None = None
+        self._pipes: _Pipes | None = None
+        self._last_words: Any = None
         self._began = 0.0
         self._failures = 0
         self._again: Any = None
@@ -109,8 +120,9 @@ class Child:
 
     async def _start(self) -> None:
         loop = asyncio.get_running_loop()
+        self._pipes = pipes = _Pipes(self)
         spawning = loop.subprocess_exec(
-            lambda: _Pipes(self),
+            lambda: pipes,
             *self.spec.argv,
             stdin=subprocess.PIPE,
             env=dict(self.spec.environ),
@@ -123,10 +135,8 @@ class Child:
             self._start_again()
             return
         self._transport = transport
-        if self._transport.get_returncode() is not None:
-            self.exited()
-        elif not self._wanted:
-            self._signal(signal.SIGTERM)
+        if pipes.over:
+            self.exited(pipes)
 
     async def stop(self, within_s: float) -> None:
         """SIGTERM; SIGKILL when it takes longer. Returns when it is gone."""
@@ -157,10 +167,19 @@ class Child:
                 return
         self._say(self.spec.name, text)
 
-    def exited(self) -> None:
-        transport, self._transport = self._transport, None
-        if transport is None:
-            return
+    def ending(self, pipes: _Pipes) -> None:
+        """It has exited; what it wrote last is on its way."""
+        self._last_words = self._reactor.callLater(LAST_WORDS_S, self.exited, pipes)
+
+    def exited(self, pipes: _Pipes) -> None:
+        """That run is over."""
+        if self._last_words is not None and self._last_words.active():
+            self._last_words.cancel()
+        pipes.over = True
+        if pipes is not self._pipes or self._transport is None:
+            return  # said before, or before the start was through
+        transport, self._transport, self._pipes = self._transport, None, None
+        pipes.flush()
         code = transport.get_returncode()
         transport.close()
         for gone in self._gone:
@@ -235,8 +254,6 @@ class Supervisor:
         try:
             await DeferredList([child.ready for child in children], fireOnOneErrback=True, consumeErrors=True)
         except FirstError as e:
-            # Its last words may still be in the pipe.
-            await deferLater(self._reactor, 0.1)
             e.subFailure.raiseException()
 
     async def stop(self) -> None:
