@@ -67,6 +67,35 @@ class RedisLinkTests(TestCase):
         self.assertIn("lacks a right", str(caught.exception))
         self.assertIn(WHERE, str(caught.exception))
 
+    async def test_too_old(self) -> None:
+        """A server older than what the script needs is refused by its version, as a setting is."""
+        link = link_to(RedisServer.start(self).url)
+        said: list[Exception] = []
+
+        def older(info: dict[str, str]) -> None:
+            met({**info, "redis_version": "6.0.16"})
+
+        met, link.met = link.met, older
+        self.addCleanup(lambda: Deferred.fromCoroutine(link.stop()))
+        try:
+            await link.start()
+        except ConfigError as e:
+            said.append(e)
+        self.assertIn("Redis 6.0.16 is too old, 6.2 is the oldest", str(said))
+        self.assertIn(WHERE, str(said))
+        self.flushLoggedErrors()
+
+    async def test_no_replica(self) -> None:
+        """A Redis that may not write without its replica says so, and writes go on when it may."""
+        server = RedisServer.start(self)
+        link = await self.begin(server.url)
+        server.call("CONFIG", "SET", "min-replicas-to-write", "1")
+        with self.assertRaises(Unavailable) as caught:
+            await link.execute("SET", "a", "b")
+        self.assertIn("takes no writes now: NOREPLICAS", str(caught.exception))
+        server.call("CONFIG", "SET", "min-replicas-to-write", "0")
+        self.assertEqual(await link.execute("SET", "a", "b"), "OK")
+
     async def test_nobody_there(self) -> None:
         """A server that is away is said to be, at once; it is found when it comes."""
         port = free_port()
