@@ -11,6 +11,10 @@ from crawlfarm.wire.client import Result
 from crawlfarm.wire.pages import Receipt
 
 _EXAMPLES = 3
+_BLOCKED = (
+    "blocked_address: not public, so it was not dialled. Whoever runs the farm can open a network of their own: "
+    "`--allow-network CIDR` of `run` and `up`, or CRAWLFARM_ALLOW_NETWORKS (127.0.0.0/8 is this machine)."
+)
 
 
 def show_result(console: Console, result: Result) -> None:
@@ -48,3 +52,5 @@ def show_receipt(console: Console, receipt: Receipt) -> None:
             table.add_row(Text(f"  {kind}: {printable(reason)}"), f"{count:,}")
     table.add_row("complete", "yes" if receipt.complete else "no", style="green" if receipt.complete else "yellow")
     console.print(table)
+    if "blocked_address" in receipt.skipped:
+        console.print(_BLOCKED, markup=False, highlight=False, soft_wrap=True)

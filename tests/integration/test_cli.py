@@ -125,6 +125,7 @@ class RunTests(CommandTests):
             expected = {"found": 1, "fetched": 0, "failed": failed, "skipped": skipped, "complete": True}
             self.assertEqual(result["receipt"], expected)
             self.assertEqual([len(level) for level in result["levels"]], [1, 0, 0])
+            self.assertEqual("--allow-network CIDR" in run.stderr, bool(skipped))
         self.assertEqual(site.stats()["total"], 0)
 
     def test_a_reader_that_leaves(self) -> None:
