@@ -9,7 +9,7 @@ from typing import Any
 from scrapy.settings import BaseSettings
 
 from crawlfarm.config import parse_frontier
-from crawlfarm.errors import CrawlfarmError
+from crawlfarm.errors import ConfigError, CrawlfarmError
 from crawlfarm.frontier.attachment import Attachment
 from crawlfarm.wire.jobs import JobSpec
 
@@ -27,7 +27,8 @@ class OwnJob:
     """
 
     def __init__(self, settings: BaseSettings, spec: JobSpec | None) -> None:
-        assert spec is not None, "a spider of its own says what to crawl"
+        if spec is None:
+            raise ConfigError("SCHEDULER: crawlfarm's takes spiders built on crawlfarm.spiders.base.LevelSpider alone")
         self._settings = settings
         self._spec = spec
         self._job = str(uuid.uuid4())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from typing import Any, Self
 
 from scrapy import Request, Spider
@@ -17,6 +17,9 @@ from scrapy.exceptions import (
     ResponseDataLossError,
 )
 from scrapy.http import Response, TextResponse
+from scrapy.utils.defer import maybe_deferred_to_future
+from scrapy.utils.spider import iterate_spider_output
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from crawlfarm.core.ports import Child
@@ -88,13 +91,13 @@ class LevelSpider(Spider):
             yield Request(self.spec.url, dont_filter=True)
             scheduler.seeded()
 
-    def items(self, response: Response) -> AsyncIterator[Any] | Iterable[Any]:
+    def items(self, response: Response) -> Any:
         """What a page yields besides its links: nothing, until overridden.
 
-        A generator, asynchronous or not. The page's depth, in ``response.meta["depth"]``,
-        may yet turn out to be lower.
+        As Scrapy's callbacks: a generator, an item, ``None`` or a coroutine. Requests are
+        dropped: pages are found by their links. The page's depth, in
+        ``response.meta["depth"]``, may yet turn out to be lower.
         """
-        return ()
 
     @property
     def frontier(self) -> FrontierScheduler:
@@ -112,7 +115,9 @@ class LevelSpider(Spider):
             self._read(visit, response)
         else:
             visit.fetched(response, title="", children=())
-        items = self.items(response)
+        items: Any = iterate_spider_output(self.items(response))
+        if isinstance(items, Deferred):
+            items = await maybe_deferred_to_future(items)
         if isinstance(items, AsyncIterable):
             async for item in items:
                 yield item

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Self
 
@@ -9,6 +10,13 @@ from scrapy.crawler import Crawler
 
 from crawlfarm.spiders.arguments import check_known
 from crawlfarm.spiders.base import LevelSpider
+
+logger = logging.getLogger(__name__)
+
+_HINTS = {
+    "skipped:blocked_address": ": it is not public; CRAWLFARM_ALLOW_NETWORKS opens networks of your own "
+    "(127.0.0.0/8 is this machine)"
+}
 
 
 class SiteSpider(LevelSpider):
@@ -44,3 +52,13 @@ class SiteSpider(LevelSpider):
                     self.crawler.stats.inc_value(f"crawlfarm/{record.disposition}")
                 if record.disposition == "fetched":
                     yield record.row()
+                elif record.depth == 0:
+                    logger.warning(
+                        "the seed %(url)s ended as %(disposition)s%(hint)s",
+                        {
+                            "url": record.url,
+                            "disposition": record.disposition,
+                            "hint": _HINTS.get(record.disposition, ""),
+                        },
+                        extra={"spider": self},
+                    )

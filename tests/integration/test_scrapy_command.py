@@ -29,12 +29,42 @@ class Titles(LevelSpider):
         yield {"url": response.url, "depth": response.meta["depth"], "title": response.css("title::text").get()}
 
 
+class Lists(Titles):
+    name = "lists"
+
+    async def items(self, response):
+        return list(super().items(response))
+
+
+class Single(Titles):
+    name = "single"
+
+    def items(self, response):
+        return next(super().items(response))
+
+
+class Silent(Titles):
+    name = "silent"
+
+    def items(self, response):
+        return None
+
+
 class Slow(Titles):
     name = "slow"
 
     async def items(self, response):
         for item in super().items(response):
             yield item
+"""
+
+STOCK_SPIDER = """
+import scrapy
+
+
+class Stock(scrapy.Spider):
+    name = "stock"
+    start_urls = ["http://127.0.0.1:1/"]
 """
 
 
@@ -91,6 +121,7 @@ class ScrapyTests(CommandTests):
         self.assertIn("'finish_reason': 'finished'", crawl.stderr)
         self.assertNotIn("Traceback", crawl.stderr)
         self.assertIn("'crawlfarm/skipped:blocked_address': 1", refused.stderr)
+        self.assertIn(f"the seed {site.seed} ended as skipped:blocked_address: it is not public; ", refused.stderr)
         self.assertEqual((self.folder / "none.jsonl").read_text(), "")
 
     def test_wrong_arguments(self) -> None:
@@ -120,6 +151,8 @@ class ScrapyTests(CommandTests):
         crawls = {
             "a.jsonl": ["crawl", "titles", "-a", f"url={site.seed}", "-s", "SPIDER_MODULES=own_spiders"],
             "b.jsonl": ["crawl", "slow", "-a", f"url={site.seed}", "-s", "SPIDER_MODULES=own_spiders"],
+            "d.jsonl": ["crawl", "lists", "-a", f"url={site.seed}", "-s", "SPIDER_MODULES=own_spiders"],
+            "e.jsonl": ["crawl", "single", "-a", f"url={site.seed}", "-s", "SPIDER_MODULES=own_spiders"],
             "c.jsonl": ["runspider", str(package / "own_spiders.py"), "-a", f"url={site.seed}", "-a", "depth=2"],
         }
         children = {
@@ -134,6 +167,11 @@ class ScrapyTests(CommandTests):
                 sorted((str(i["url"]), i["depth"]) for i in self.items(name)),
                 sorted((url, page.depth) for url, page in pages.items()),
             )
+        silent = self.scrapy(
+            "crawl", "silent", "-a", f"url={site.seed}", "-s", "SPIDER_MODULES=own_spiders", PYTHONPATH=str(package)
+        )
+        self.assertEqual(self.output_of(silent), "")
+        self.assertNotIn("Traceback", silent.stderr)
         self.assertIn(
             {"url": site.seed, "depth": 0, "title": "/"},
             self.items("a.jsonl"),
@@ -141,3 +179,16 @@ class ScrapyTests(CommandTests):
         wrong = self.scrapy("crawl", "titles", "-s", "SPIDER_MODULES=own_spiders", PYTHONPATH=str(package))
         self.assertEqual(wrong.wait(), 2)
         self.assertEqual(wrong.stderr.count("\n"), 1)
+
+    def test_a_spider_of_scrapys_own_kind(self) -> None:
+        """It has no job: refused in a line, or run on the scheduler it names itself."""
+        (self.folder / "stock_spiders.py").write_text(STOCK_SPIDER)
+        on = ["crawl", "stock", "-s", "SPIDER_MODULES=stock_spiders"]
+        refused = self.scrapy(*on, PYTHONPATH=str(self.folder))
+        alone = self.scrapy(
+            *on, "-s", "SCHEDULER=scrapy.core.scheduler.Scheduler", "-s", "RETRY_ENABLED=0", PYTHONPATH=str(self.folder)
+        )
+        self.assertEqual(refused.wait(), 2)
+        self.assertRegex(refused.stderr, r"^scrapy crawl: error: the spider 'stock' is not built on .*\n$")
+        self.output_of(alone)
+        self.assertIn("'finish_reason': 'finished'", alone.stderr)
