@@ -108,7 +108,10 @@ class Rewound(_Reply, frozen=True, tag="rewound"):
 
 
 class JobProgress(_Reply, frozen=True, tag="progress"):
-    """``state`` is ``queued``, ``running``, ``done``, ``failed`` or ``cancelled``."""
+    """``state`` is ``queued``, ``running``, ``done``, ``failed`` or ``cancelled``.
+
+    ``depth`` is the lowest level not yet finished; of a job that has ended, the depth it was asked for.
+    """
 
     job: str
     state: str

@@ -135,11 +135,23 @@ def _explain(text: str, fields: object, kind: type[Any], at: str) -> BadInput:
         return BadInput(f"{path}: {shown(value)} is not allowed; {_bounds(path)}", code="out_of_range", path=path)
     if what.startswith("Invalid enum value"):
         return BadInput(f"{path}: {shown(value)} is not allowed; {_bounds(path)}", code="out_of_range", path=path)
-    expected = what.replace("`", "").replace(", got", ", not").replace("Expected", "must be")
-    expected = expected.replace("str", "a string").replace("int", "a whole number").replace("bool", "true or false")
+    expected = _TYPES.sub(_in_words, what).replace(", got", ", not").replace("Expected", "must be")
     return BadInput(f"{path or 'the message'}: {expected}", code="wrong_type", path=path)
 
 
+def _in_words(types: re.Match[str]) -> str:
+    return " or ".join(_WORDS.get(name, name) for name in types[1].split(" | "))
+
+
+_TYPES = re.compile("`([^`]*)`")
+_WORDS = {
+    "str": "a string",
+    "int": "a whole number",
+    "float": "a decimal number",
+    "bool": "true or false",
+    "object": "an object",
+    "array": "an array",
+}
 _ALLOWED = {
     "depth": "1 to 1000 is allowed",
     "max_pages": "1 to 1000000000 is allowed",

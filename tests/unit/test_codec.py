@@ -219,6 +219,9 @@ class Refused(SynchronousTestCase):
             (GOOD | {"options": {"scope": "world"}}, "any, host"),
             (GOOD | {"options": {"robots": 1}}, "max_pages"),
             ({"type": "crawl"}, "submit, resume"),
+            (GOOD | {"depth": 1.5}, "depth: must be a whole number, not a decimal number"),
+            (GOOD | {"options": {"max_pages": "5"}}, "must be a whole number or null, not a string"),
+            (GOOD | {"options": []}, "options: must be an object, not an array"),
         ):
             self.assertIn(words, self.refused(message).message)
 
