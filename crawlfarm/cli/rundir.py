@@ -35,4 +35,6 @@ def own(config: Config) -> Path:
 
 def _unusable(config: Config, error: OSError) -> ConfigError:
     why = error.strerror or str(error)
-    return ConfigError(f"CRAWLFARM_RUN_DIR: the directory {str(config.run_dir)!r} cannot be used: {why}")
+    return ConfigError(
+        f"CRAWLFARM_RUN_DIR: the directory {str(config.run_dir)!r} cannot be used: {why}; name another one"
+    )
