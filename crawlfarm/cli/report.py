@@ -12,8 +12,8 @@ from crawlfarm.wire.pages import Receipt
 
 _EXAMPLES = 3
 _BLOCKED = (
-    "blocked_address: not public, so it was not dialled. Whoever runs the farm can open a network of their own: "
-    "`--allow-network CIDR` of `run` and `up`, or CRAWLFARM_ALLOW_NETWORKS (127.0.0.0/8 is this machine)."
+    "blocked_address: not public, so it was not dialled; `run` and `up` take --allow-network CIDR, or set "
+    "CRAWLFARM_ALLOW_NETWORKS (127.0.0.0/8 is this machine)"
 )
 
 
