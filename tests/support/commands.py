@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,15 @@ from twisted.trial.unittest import TestCase
 
 from tests.support.answer import Answer
 from tests.support.processes import Child
+from tests.support.servers.base import free_ports
 
 CRAWLFARM = str(Path(sys.executable).with_name("crawlfarm"))
 LOOPBACK = ("--allow-network", "127.0.0.0/8", "--allow-network", "::1/128")
 
 
 def free_port() -> int:
-    """A port nobody listens on now."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
+    """A port nobody listens on now, nor gets by chance; most likely the next one is free, too."""
+    return free_ports(1)[0]
 
 
 class CommandTests(TestCase):
