@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
@@ -29,7 +30,7 @@ class Interrupts:
     """Ctrl-C and SIGTERM, as something a coroutine can wait for.
 
     The first one is told to whoever listens; another one ends the process on the spot, for
-    those who do not want to wait.
+    those who do not want to wait. So does a hangup: nobody is there who could be told.
 
     :ivar number: the signal that came, 0 before.
     """
@@ -84,16 +85,22 @@ class Interrupts:
     def install(self, loop: asyncio.AbstractEventLoop) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._signalled, number)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as `nohup` has it
+            loop.add_signal_handler(signal.SIGHUP, self._leave, signal.SIGHUP)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
 
     def _signalled(self, number: int) -> None:
         if self.number:
-            for last in list(self._last_words.values()):
-                last()
-            os._exit(128 + number)
+            self._leave(number)
         self.number = number
         for asked in list(self._listeners.values()):
             asked(number)
+
+    def _leave(self, number: int) -> None:
+        for last in list(self._last_words.values()):
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                last()
+        os._exit(128 + number)
 
 
 def _added(calls: dict[object, T], call: T) -> Callable[[], None]:

@@ -6,7 +6,7 @@ import signal
 import time
 from pathlib import Path
 
-from tests.support.commands import LOOPBACK, CommandTests
+from tests.support.commands import CRAWLFARM, LOOPBACK, CommandTests
 from tests.support.gated import GatedSite, tree
 from tests.support.processes import Child
 
@@ -80,6 +80,21 @@ class InterruptTests(CommandTests):
         client.signal(signal.SIGINT)
         client.wait_line(lambda line: line.startswith("interrupted: "))
         self.interrupt(client, signal.SIGINT, AT_ONCE_S)
+        self.assert_nothing_written()
+
+    def test_hangup(self) -> None:
+        """The terminal is closed: it leaves at once, and nothing behind; under ``nohup`` it goes on."""
+        asked = ["run", self.site.seed, "--depth", "4", *LOOPBACK, "-o", str(self.output)]
+        run, sheltered = self.start(*asked), self.start_other(["nohup", CRAWLFARM, *asked])
+        self.site.wait_asked("/gate", 2)
+        began = time.monotonic()
+        run.signal(signal.SIGHUP)
+        sheltered.signal(signal.SIGHUP)
+        self.assertEqual(run.wait(20), 129, run.stderr)
+        self.assertLess(time.monotonic() - began, AT_ONCE_S)
+        self.assertIsNone(sheltered.process.poll())
+        self.interrupt(sheltered, signal.SIGINT, SOON_S)
+        self.assertEqual(list(self.run_dir.iterdir()), [])
         self.assert_nothing_written()
 
     def test_while_it_starts(self) -> None:
