@@ -44,6 +44,8 @@ class Output:
         self.kind = kind_of(self.target)
         if self.target != STDOUT:
             _check(self.target, self.kind)
+        elif sys.stdout is None:  # the shell's >&-
+            raise BadInput("output: stdout is closed, so - cannot be written", path="output", code="output")
 
     @property
     def wants_records(self) -> bool:
@@ -115,7 +117,7 @@ def _to_stdout(data: bytes) -> None:
     try:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
-    except BrokenPipeError:
+    except OSError:
         # Or the interpreter tries once more at its end, and complains.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise

@@ -135,6 +135,19 @@ class RunTests(CommandTests):
         self.output_of(self.start_other(["bash", "-c", 'set -o pipefail; "$@" | true', "bash", *argv]), 1)
         self.assertEqual(list(self.run_dir.iterdir()), [])
 
+    def test_a_stdout_that_takes_nothing(self) -> None:
+        """Full: the result is rescued. Closed: that is known before the crawl."""
+        site = GatedSite(self, tree())
+        argv = [CRAWLFARM, "run", site.seed, "--depth", "2", *LOOPBACK, "-o", "-"]
+        closed = self.start_other(["sh", "-c", '"$@" >&-', "sh", *argv])
+        self.output_of(closed, 2)
+        self.assertEqual(closed.stderr, "crawlfarm: error: output: stdout is closed, so - cannot be written\n")
+        self.assertEqual(site.asked["/"], 0)
+        full = self.start_other(["sh", "-c", '"$@" >/dev/full', "sh", *argv])
+        self.output_of(full, 1)
+        self.assertIn("'-' cannot be written: No space left on device; the result is in ", full.stderr.splitlines()[-1])
+        self.assert_answer(json.loads(Path(full.stderr.split()[-1]).read_text()), site.answer(2))
+
     def test_output_that_became_unwritable(self) -> None:
         """What was found is not thrown away with the directory it was to go to."""
         site = GatedSite(self, tree(), gated=["/gate"])
