@@ -92,9 +92,9 @@ class Peers(Factory):
         self._strangers.pop(peer, None)
         return self._sessions.enter(session, peer)
 
-    def later(self, call: Callable[[], None]) -> None:
+    def later(self, call: Callable[[], None]) -> Any:
         """In another turn of the reactor."""
-        self._reactor.callLater(0, call)
+        return self._reactor.callLater(0, call)
 
     def complain(self, peer: Peer, why: str) -> None:
         self._complaints += 1

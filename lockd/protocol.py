@@ -103,6 +103,7 @@ class Peer(Connection):
         self._held: set[str] = set()
         """Why no frames are taken: ``outstanding``, ``output`` or ``turn``."""
         self._paused = False
+        self._turning: Any = None
         self._notices = 0
         self._discarded = 0
         self.since = self.heard = peers.now()
@@ -119,7 +120,10 @@ class Peer(Connection):
     def connectionLost(self, reason: Failure | None = None) -> None:
         self._leave()
         self._peers.lost(self)
+        # What is unread is not taken any more: a watch would never be left again.
         self.gone.callback(None)
+        if self._turning is not None:
+            self._turning.cancel()
 
     # --- frames in --------------------------------------------------------------------
 
@@ -139,7 +143,7 @@ class Peer(Connection):
 
     def _go_on(self) -> None:
         for _ in range(self._limits.burst):
-            if self._held or self.ending:
+            if self._held or self.ending or self.gone.called:
                 return
             try:
                 frame = self._reader.next()
@@ -155,9 +159,10 @@ class Peer(Connection):
                 _log.failure("frame {number} of {peer} could not be taken", number=self._reader.count, peer=self)
                 self.fault("internal", f"frame {self._reader.count} could not be taken")
         self._hold("turn")
-        self._peers.later(self._turn)
+        self._turning = self._peers.later(self._turn)
 
     def _turn(self) -> None:
+        self._turning = None
         self._let("turn")
 
     def _take(self, frame: frames.ToDaemon) -> None:
