@@ -26,7 +26,7 @@ class OverTcpTests(LockServiceContract, TestCase):
         self.served = ServedLocks(Path(self.mktemp()))
         self.addCleanup(self.served.stop)
         await self.served.start()
-        self.locks = self.served.client(self, give_up_s=0.5)
+        self.locks = self.served.client(self, give_up_s=3.0)
 
     async def daemon_away(self) -> None:
         await self.served.stop()
