@@ -23,6 +23,7 @@ from typing import Self
 
 from tests.support import packages
 from tests.support.processes import Child, ChildFailed, HasCleanup
+from tests.support.servers.base import FOLDER
 
 TREES = {"python": "python3-doc", "policy": "debian-policy", "devref": "developers-reference"}
 """The trees' names, and the Debian package each is in."""
@@ -92,7 +93,8 @@ class DocTrees:
         if program is None:
             raise ChildFailed("nginx is not installed")
         for left in reversed(range(_TRIES)):
-            folder = Path(tempfile.mkdtemp(prefix="crawlfarm-nginx-"))
+            FOLDER.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix="nginx-", dir=FOLDER))
             ports = _free_ports(len(TREES))
             try:
                 trees = cls._start(program, folder, dict(zip(TREES, ports, strict=True)))
