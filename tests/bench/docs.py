@@ -18,7 +18,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench.rows import Row, keep, middle, show
+from tests.bench.rows import Row, keep, middle, scratch, show
 from tests.support import doctrees
 
 OURS, STOCK = "crawlfarm run", "stock Scrapy"
@@ -35,7 +35,11 @@ def measured(command: list[str]) -> tuple[float, float, str]:
     """Wall and CPU seconds of a command, and its standard output."""
     began = time.monotonic()
     # Not in the project's directory: its scrapy.cfg is not for stock Scrapy.
-    with tempfile.TemporaryDirectory() as here, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
+    with (
+        tempfile.TemporaryDirectory(dir=scratch()) as here,
+        tempfile.TemporaryFile(dir=scratch()) as out,
+        tempfile.TemporaryFile(dir=scratch()) as errors,
+    ):
         child = subprocess.Popen(command, cwd=here, stdin=subprocess.DEVNULL, stdout=out, stderr=errors)
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
@@ -48,7 +52,7 @@ def measured(command: list[str]) -> tuple[float, float, str]:
 
 def ours(url: str, depth: int) -> Run:
     """The whole farm, its gateway and its client, in one process."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=scratch()) as folder:
         output = Path(folder) / "result.json"
         command = [
             str(Path(sys.executable).with_name("crawlfarm")),

@@ -28,6 +28,7 @@ from crawlfarm.adapters.lockd.client import LockdClient, Patience
 from crawlfarm.wire import lockd
 from crawlfarm.wire.jobs import JobSpec
 from crawlfarm.wire.pages import Progress
+from tests.bench.rows import scratch
 from tests.support.locks import ServedLocks
 from tests.support.processes import Child
 
@@ -95,7 +96,7 @@ def cpu_s(pid: int) -> float:
 
 
 async def main(options: argparse.Namespace) -> None:
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory(dir=scratch()) as directory:
         for connections in options.connections or [64, 512]:
             for heartbeats in (0, 4):
                 where = Path(directory) / f"{connections}-{heartbeats}"

@@ -34,6 +34,12 @@ def middle(values: list[float]) -> float:
     return round(median(values), 3)
 
 
+def scratch() -> Path:
+    """Where a benchmark may leave things for a moment."""
+    BENCH_DIR.mkdir(parents=True, exist_ok=True)
+    return BENCH_DIR
+
+
 def show(title: str, rows: list[Row]) -> None:
     """Print a table."""
     print(f"\n{title}")  # noqa: T201
@@ -46,8 +52,7 @@ def show(title: str, rows: list[Row]) -> None:
 
 def keep(name: str, rows: list[Row]) -> Path:
     """Write the rows for programs to read."""
-    BENCH_DIR.mkdir(parents=True, exist_ok=True)
-    path = BENCH_DIR / f"{name}.json"
+    path = scratch() / f"{name}.json"
     flat = [{k: v for k, v in asdict(row).items() if k != "more"} | row.more for row in rows]
     path.write_text(json.dumps(flat, indent=1) + "\n")
     return path
