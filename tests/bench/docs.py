@@ -36,7 +36,7 @@ def measured(command: list[str]) -> tuple[float, float, str]:
     began = time.monotonic()
     # Not in the project's directory: its scrapy.cfg is not for stock Scrapy.
     with (
-        tempfile.TemporaryDirectory(dir=scratch()) as here,
+        tempfile.TemporaryDirectory() as here,
         tempfile.TemporaryFile(dir=scratch()) as out,
         tempfile.TemporaryFile(dir=scratch()) as errors,
     ):
