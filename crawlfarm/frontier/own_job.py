@@ -18,12 +18,26 @@ logger = logging.getLogger(__name__)
 _TOKEN = 1
 
 
+def frontier_urls(settings: BaseSettings) -> tuple[str, ...]:
+    """The Redis that Scrapy settings name: ``CRAWLFARM_FRONTIER_URL``, or as users of
+    scrapy-redis have it ``REDIS_URL``, or ``REDIS_HOST`` and ``REDIS_PORT``; empty for none.
+
+    :raises ConfigError: naming the setting.
+    """
+    for name in ("CRAWLFARM_FRONTIER_URL", "REDIS_URL"):
+        if settings.get(name):
+            return parse_frontier(settings[name], name)
+    if settings.get("REDIS_HOST"):
+        return parse_frontier(f"redis://{settings['REDIS_HOST']}:{settings.getint('REDIS_PORT', 6379)}", "REDIS_HOST")
+    return ()
+
+
 class OwnJob:
     """Opened by one crawl, and gone with it.
 
-    Where ``CRAWLFARM_FRONTIER_URL`` names a Redis (``REDIS_URL`` does as well, as users of
-    scrapy-redis have it), the job is in the farm's frontier and the farm's workers fetch its
-    pages too; otherwise the frontier is in this process.
+    Where :func:`frontier_urls` finds a Redis in the settings, the job is in the farm's
+    frontier and the farm's workers fetch its pages too; otherwise the frontier is in this
+    process.
     """
 
     def __init__(self, settings: BaseSettings, spec: JobSpec | None) -> None:
@@ -46,8 +60,7 @@ class OwnJob:
             "page_attempts": settings.getint("CRAWLFARM_PAGE_ATTEMPTS", 3),
             "host_concurrency": settings.getint("CRAWLFARM_HOST_CONCURRENCY", 8),
         }
-        name = "CRAWLFARM_FRONTIER_URL" if settings.get("CRAWLFARM_FRONTIER_URL") else "REDIS_URL"
-        urls = parse_frontier(settings.get(name) or "", name)
+        urls = frontier_urls(settings)
         if urls:
             from crawlfarm.adapters.redis.frontier import RedisFrontier
 
