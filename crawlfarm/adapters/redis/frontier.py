@@ -23,6 +23,7 @@ from crawlfarm.adapters.redis import calls, script
 from crawlfarm.adapters.redis.known import KnownPages
 from crawlfarm.adapters.redis.link import NoScript, RedisLink
 from crawlfarm.core.ports import (
+    DONE,
     LATER,
     LINKS_WANTED,
     STALE,
@@ -253,9 +254,9 @@ class RedisFrontier:
         arguments = calls.exchange_arguments(trimmed, want, jobs, spiders)
         answer = await shard.ask("exchange", **arguments, **self._time())
         exchanged = calls.exchanged(answer)
-        for finish, verdict in zip(finished, exchanged.verdicts, strict=True):
+        for finish, verdict in zip(trimmed, exchanged.verdicts, strict=True):
             if verdict != LINKS_WANTED:
-                self._known.settled(finish.ref)
+                self._known.settled(finish, applied=verdict == DONE)
         for lease in exchanged.leases:
             self._settle(lease.ref.job, shard)
             self._known.leased(lease)

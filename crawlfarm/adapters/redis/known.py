@@ -51,21 +51,27 @@ class KnownPages:
         depth = self._depths.get(ref)
         if not finish.children or depth is None or depth > self._floors.get(ref.job, -1) + 1:
             return finish.children
+        sent = self._sent.get((ref.job, ref.run), {})
+        unknown = (depth + 2, 0)
+        return [
+            child
+            for child in finish.children
+            if (known := sent.get(child.url, unknown))[0] > depth + 1 or (known[1] < MAX_LINKERS and not child.skip)
+        ]
+
+    def settled(self, finish: Finish, *, applied: bool) -> None:
+        """The finish was answered for good. Only what was applied is known to be there: a
+        page whose lease was lost hands in its links once more."""
+        ref = finish.ref
+        depth = self._depths.pop(ref, None)
+        if not applied or depth is None:
+            return
         if self._size > self._most:
             self._sent.clear()
             self._size = 0
         sent = self._sent.setdefault((ref.job, ref.run), {})
         before = len(sent)
-        below = depth + 1
-        children = []
-        for child in finish.children:
-            nearest, times = sent.get(child.url, (below + 1, 0))
-            if nearest > below or (times < MAX_LINKERS and not child.skip):
-                children.append(child)
-                sent[child.url] = (min(nearest, below), times + 1)
+        for child in finish.children or ():
+            nearest, times = sent.get(child.url, (depth + 1, 0))
+            sent[child.url] = (min(nearest, depth + 1), times + 1)
         self._size += len(sent) - before
-        return children
-
-    def settled(self, ref: LeaseRef) -> None:
-        """The finish was answered for good."""
-        self._depths.pop(ref, None)
