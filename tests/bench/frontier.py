@@ -10,14 +10,12 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import redis
 from scrapy import Request, Spider
 
 from crawlfarm.adapters.redis import calls, script
-from crawlfarm.adapters.redis.known import KnownPages
 from crawlfarm.core.ports import Child, Finish
 from crawlfarm.wire.jobs import JobSpec
 from tests.bench.rows import Row, keep, middle, show
@@ -59,17 +57,12 @@ def ours(client: redis.Redis, site: BigSite, origin: str) -> dict[str, float]:
     opened = calls.opened(JOB, ask("open", **calls.open_arguments(JOB, JobSpec(urls[0], 1000), 1)))
     assert opened.seeding is not None
     finished = [Finish(opened.seeding, "fetched", [Child(urls[0])])]
-    known, pages, queued_bytes = KnownPages(), 0, 0.0
+    pages, queued_bytes = 0, 0.0
     client.config_resetstat()
     began, cpu = time.monotonic(), time.process_time()
     while finished:
-        trimmed = [replace(finish, children=known.trim(finish)) for finish in finished]
-        answer = ask("exchange", **calls.exchange_arguments(trimmed, BATCH, [JOB], None))
+        answer = ask("exchange", **calls.exchange_arguments(finished, BATCH, [JOB], None))
         exchanged = calls.exchanged(answer)
-        for lease in exchanged.leases:
-            known.leased(lease)
-        for job, floor in calls.floors(answer).items():
-            known.floor(job, floor)
         finished = [
             Finish(
                 lease.ref,

@@ -12,7 +12,6 @@ the job to nobody until its master opens it again, under a higher run.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
@@ -20,12 +19,9 @@ from twisted.logger import Logger
 from uhashring import HashRing
 
 from crawlfarm.adapters.redis import calls, script
-from crawlfarm.adapters.redis.known import KnownPages
 from crawlfarm.adapters.redis.link import NoScript, RedisLink
 from crawlfarm.core.ports import (
-    DONE,
     LATER,
-    LINKS_WANTED,
     STALE,
     Exchanged,
     Finish,
@@ -104,7 +100,6 @@ class RedisFrontier:
         if len(self._shards) != len(urls):
             raise ConfigError(f"{WHERE} names one shard twice")
         self._ring = HashRing(nodes=list(self._shards))
-        self._known = KnownPages()
         self._homes: dict[str, Shard] = {}
         self._runs: dict[str, int] = {}
         self._turn = 0
@@ -238,8 +233,6 @@ class RedisFrontier:
             exchanged = await self._exchange_with(shard, finished, want, jobs, spiders)
         else:
             exchanged = await self._exchange_with_all(finished, want, jobs, spiders)
-        if jobs is None:
-            self._known.ended(exchanged.running)
         return exchanged
 
     async def _exchange_with(
@@ -250,18 +243,10 @@ class RedisFrontier:
         jobs: Collection[str] | None,
         spiders: Collection[str] | None,
     ) -> Exchanged:
-        trimmed = [replace(finish, children=self._known.trim(finish)) for finish in finished]
-        arguments = calls.exchange_arguments(trimmed, want, jobs, spiders)
-        answer = await shard.ask("exchange", **arguments, **self._time())
-        exchanged = calls.exchanged(answer)
-        for finish, verdict in zip(trimmed, exchanged.verdicts, strict=True):
-            if verdict != LINKS_WANTED:
-                self._known.settled(finish, applied=verdict == DONE)
+        arguments = calls.exchange_arguments(finished, want, jobs, spiders)
+        exchanged = calls.exchanged(await shard.ask("exchange", **arguments, **self._time()))
         for lease in exchanged.leases:
             self._settle(lease.ref.job, shard)
-            self._known.leased(lease)
-        for job, floor in calls.floors(answer).items():
-            self._known.floor(job, floor)
         return exchanged
 
     async def _exchange_with_all(
@@ -360,7 +345,6 @@ class RedisFrontier:
         calls.unfenced(job, await self._ask(job, "forget", token=token))
         self._homes.pop(job, None)
         self._runs.pop(job, None)
-        self._known.ended(frozenset(self._homes))
 
     async def _events(self, job: str, after: int, limit: int) -> LogSlice | None:
         home = await self._home(job)
