@@ -106,13 +106,8 @@ def reference(ref: LeaseRef) -> dict[str, Any]:
 
 
 def exchanged(answer: Any) -> Exchanged:
-    verdicts, leases, specs, running, _ = answer
+    verdicts, leases, specs, running = answer
     return Exchanged(list(verdicts), [_lease(lease, specs) for lease in leases], frozenset(running))
-
-
-def floors(answer: Any) -> dict[str, int]:
-    """Of an exchange: the lowest depth outstanding, by job."""
-    return dict(answer[-1] or {})  # an empty table comes as an empty list
 
 
 def _lease(lease: Any, specs: Any) -> PageLease:

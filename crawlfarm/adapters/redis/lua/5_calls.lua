@@ -177,7 +177,7 @@ function calls.has(a)
 end
 
 -- finished, want, jobs or false, spiders or false
--- -> {verdicts, leases, specs by job, running jobs, floors by job}
+-- -> {verdicts, leases, specs by job, running jobs}
 function calls.exchange(a)
   local verdicts, leases, specs = {}, {}, {}
   prefetch(a.finished)
@@ -215,13 +215,7 @@ function calls.exchange(a)
       end
     end
   end
-  local floors = {}
-  for id, job in pairs(jobs) do
-    if job then
-      floors[id] = job.floor
-    end
-  end
-  return { verdicts, leases, specs, running_ids, floors }
+  return { verdicts, leases, specs, running_ids }
 end
 
 -- refs -> a list of booleans
